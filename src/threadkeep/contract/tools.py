@@ -1,0 +1,181 @@
+"""Tools a model may be given, the resources they work on, and how the model must answer."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from .wire import Object, Request
+
+Ranker = Literal["auto", "default_2024_08_21"]
+
+
+class RankingOptions(Request):
+    """``FileSearchRankingOptions``."""
+
+    ranker: Ranker = "auto"
+    score_threshold: Annotated[float, Meta(ge=0, le=1)]
+
+
+class FileSearchOptions(Request):
+    """Overrides of the file search tool's defaults."""
+
+    max_num_results: Annotated[int, Meta(ge=1, le=50)] | UnsetType = UNSET
+    ranking_options: RankingOptions | UnsetType = UNSET
+
+
+class CodeInterpreterTool(Request, tag_field="type", tag="code_interpreter"):
+    """``AssistantToolsCode``."""
+
+
+class FileSearchTool(Request, tag_field="type", tag="file_search"):
+    """``AssistantToolsFileSearch``."""
+
+    file_search: FileSearchOptions | UnsetType = UNSET
+
+
+class FileSearchToolTypeOnly(Request, tag_field="type", tag="file_search"):
+    """``AssistantToolsFileSearchTypeOnly``: attachments name the tool, without options."""
+
+
+class FunctionDefinition(Request):
+    """``FunctionObject``: a function of the client's, described to the model."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None | UnsetType = UNSET
+    # A JSON Schema; absent means a function without parameters.
+    parameters: dict[str, Any] | None | UnsetType = UNSET
+    strict: bool | None | UnsetType = UNSET
+
+
+class FunctionTool(Request, tag_field="type", tag="function"):
+    """``AssistantToolsFunction``."""
+
+    function: FunctionDefinition
+
+
+Tool = CodeInterpreterTool | FileSearchTool | FunctionTool
+AttachmentTool = CodeInterpreterTool | FileSearchToolTypeOnly
+
+
+class FunctionName(Request):
+    name: str
+
+
+class NamedToolChoice(Request):
+    """``AssistantsNamedToolChoice``; ``function`` is required when ``type`` says so."""
+
+    type: Literal["function", "code_interpreter", "file_search"]
+    function: FunctionName | UnsetType = UNSET
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
+
+
+class TextFormat(Request, tag_field="type", tag="text"):
+    """``ResponseFormatText``."""
+
+
+class JsonObjectFormat(Request, tag_field="type", tag="json_object"):
+    """``ResponseFormatJsonObject``."""
+
+
+class JsonSchema(Request):
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None | UnsetType = UNSET
+    schema: dict[str, Any] | UnsetType = UNSET
+    strict: bool | None | UnsetType = UNSET
+
+
+class JsonSchemaFormat(Request, tag_field="type", tag="json_schema"):
+    """``ResponseFormatJsonSchema``."""
+
+    json_schema: JsonSchema
+
+
+ResponseFormat = Literal["auto"] | TextFormat | JsonObjectFormat | JsonSchemaFormat
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class TruncationStrategy(Request):
+    """``TruncationObject``: how the thread is shortened to fit the model's window."""
+
+    type: Literal["auto", "last_messages"]
+    # How many of the newest messages stay; only with `last_messages`.
+    last_messages: Annotated[int, Meta(ge=1)] | None = None
+
+
+FileIds = Annotated[list[str], Meta(max_length=20)]
+VectorStoreIds = Annotated[list[str], Meta(max_length=1)]
+
+
+class CodeInterpreterResources(Object):
+    file_ids: list[str] = []
+
+
+class FileSearchResources(Object):
+    vector_store_ids: list[str] = []
+
+
+class ToolResources(Object, omit_defaults=True):
+    """What the tools of an assistant, thread or run work on."""
+
+    code_interpreter: CodeInterpreterResources | UnsetType = UNSET
+    file_search: FileSearchResources | UnsetType = UNSET
+
+
+class ModifyCodeInterpreterResources(Request):
+    # Clients send null for "leave it"; so it is read as an empty list would be only when it is one.
+    file_ids: FileIds | None = None
+
+
+class ModifyFileSearchResources(Request):
+    vector_store_ids: VectorStoreIds | None = None
+
+
+class ModifyToolResources(Request):
+    """``tool_resources`` of the modify requests and of create thread and run."""
+
+    code_interpreter: ModifyCodeInterpreterResources | None | UnsetType = UNSET
+    file_search: ModifyFileSearchResources | None | UnsetType = UNSET
+
+
+class AutoChunkingStrategy(Request, tag_field="type", tag="auto"):
+    """``AutoChunkingStrategyRequestParam``: 800 tokens, 400 of them overlapping."""
+
+
+class StaticChunking(Request):
+    max_chunk_size_tokens: Annotated[int, Meta(ge=100, le=4096)]
+    # At most half of the chunk size.
+    chunk_overlap_tokens: Annotated[int, Meta(ge=0)]
+
+
+class StaticChunkingStrategy(Request, tag_field="type", tag="static"):
+    """``StaticChunkingStrategyRequestParam``."""
+
+    static: StaticChunking
+
+
+ChunkingStrategy = AutoChunkingStrategy | StaticChunkingStrategy
+
+
+class NewVectorStore(Request):
+    """A vector store made together with the assistant or thread that uses it."""
+
+    file_ids: list[str] | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class CreateFileSearchResources(Request):
+    """Either existing stores or helpers that create one, not both."""
+
+    vector_store_ids: VectorStoreIds | None = None
+    vector_stores: Annotated[list[NewVectorStore], Meta(max_length=1)] | None = None
+
+
+class CreateToolResources(Request):
+    """``tool_resources`` of create assistant and create thread."""
+
+    code_interpreter: ModifyCodeInterpreterResources | None = None
+    file_search: CreateFileSearchResources | None = None
