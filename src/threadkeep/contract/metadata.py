@@ -16,7 +16,7 @@ MAX_PAIRS: Final = 16
 MAX_KEY_LENGTH: Final = 64
 MAX_VALUE_LENGTH: Final = 512
 
-_NAMES: Final = {dict: "an object", list: "an array", type(None): "null"}
+_NAMES: Final[dict[type, str]] = {dict: "an object", list: "an array", type(None): "null"}
 
 
 class MetadataRefused(ValueError):
