@@ -1,0 +1,37 @@
+"""Writes locks/*.txt from pyproject.toml: exact versions, the digests of every platform's files, no index's name.
+
+Requirement files and not uv.lock: pip reads them too, and they do not record which index answered. With the argument
+--upgrade all versions move, without it only those that pyproject.toml asks for.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = {
+    "runtime": [],
+    "dev": ["--group", "dev", "--constraint", "locks/runtime.txt"],
+}
+
+
+def main() -> None:
+    uv = shutil.which("uv") or sys.exit("./run lock needs uv (pipx install uv).")
+    for name, options in LOCKS.items():
+        # The oldest Python of requires-python; --universal keeps the markers for newer ones and other systems.
+        fixed = [
+            "--universal",
+            "--python-version",
+            "3.11",
+            "--generate-hashes",
+            "--only-binary",
+            ":all:",
+            "--no-header",
+        ]
+        command = [uv, "pip", "compile", "--quiet", "pyproject.toml", *options, *fixed, *sys.argv[1:]]
+        subprocess.run([*command, "--output-file", f"locks/{name}.txt"], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()
