@@ -121,7 +121,7 @@ def set_up(kind: str) -> None:
 
 
 def stamp_for(lock: Path) -> str:
-    """Changes with all that .venv depends on: the lock, this file, the Python, the machine's kind, the folder's name."""
+    """Changes with all that .venv depends on: the lock, this file, the Python, the kind of machine, the folder."""
     digest = hashlib.sha256()
     place = f"{sys.implementation.cache_tag} {os.uname().sysname} {os.uname().machine} {ROOT}"
     for part in (lock.read_bytes(), Path(__file__).read_bytes(), os.fsencode(place)):
@@ -336,7 +336,8 @@ def download(address: str, settings: Mapping[str, str]) -> tuple[bytes, str, str
         context = ssl.create_default_context(capath=authorities)
     else:
         context = ssl.create_default_context(cafile=authorities or None)
-    proxies = dict.fromkeys(("http", "https"), settings["proxy"]) if "proxy" in settings else None
+    proxy = settings.get("proxy")
+    proxies = {"http": proxy, "https": proxy} if proxy else None
     opener = urllib.request.build_opener(
         urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler(proxies)
     )
