@@ -1,0 +1,717 @@
+"""Every setting is one row of ``Settings``: its name, kind, default, meaning and example.
+
+From the row follow the flag of ``threadkeep serve``, the variable ``THREADKEEP_<NAME>``, the key in
+``threadkeep.toml``, the validation, ``--help`` and the reference page. A flag wins over a variable, that over the
+file, that over the default. Nothing else in the program reads the environment. To add a setting: one row here.
+"""
+
+# ruff: noqa: RUF009 - a row is a call that makes a dataclass field
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from urllib.parse import SplitResult, urlsplit
+
+from threadkeep.contract.errors import ThreadkeepError
+from threadkeep.upstream.config import UpstreamConfig
+
+if TYPE_CHECKING:
+    import argparse
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+PREFIX = "THREADKEEP_"
+CONFIG_FILE = "threadkeep.toml"
+
+CodeInterpreter = Literal["auto", "on", "off"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "human", "json"]
+
+
+class WrongSettings(ThreadkeepError):
+    """Start-up stops here: each problem names the setting as it was given and shows a right one."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+# --- kinds of values
+
+
+class Kind(Generic[T]):
+    """What a value may be: ``parse`` turns its text into it, or raises ValueError saying what is wrong with it."""
+
+    def __init__(self, metavar: str, parse: Callable[[str], T]) -> None:
+        self.metavar = metavar
+        self.parse = parse
+
+
+def _anything(value: str) -> str:
+    return value
+
+
+def _path(value: str) -> Path:
+    return Path(value).expanduser()
+
+
+def whole_number(metavar: str, least: int, most: int) -> Kind[int]:
+    def parse(value: str) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise ValueError(f"{_quoted(value)} is not a whole number from {least} to {most}")
+        return number
+
+    return Kind(metavar, parse)
+
+
+def seconds(least: float, most: float) -> Kind[float]:
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise ValueError(f"{_quoted(value)} is not a number of seconds from {least:g} to {most:g}")
+        return number
+
+    return Kind("SECONDS", parse)
+
+
+def one_of(options: tuple[T, ...]) -> Kind[T]:
+    words = {str(option): option for option in options}
+
+    def parse(value: str) -> T:
+        if value.lower() not in words:
+            raise ValueError(f"{_quoted(value)} is not one of {', '.join(words)}")
+        return words[value.lower()]
+
+    return Kind("{" + ",".join(words) + "}", parse)
+
+
+def _split(value: str) -> SplitResult:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"'{without_password(value)}' is not a URL: {error}") from None
+    return parts
+
+
+def _upstream_url(value: str) -> str:
+    parts = _split(value)
+    shown = without_password(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"'{shown}' is not an http:// or https:// URL")
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise ValueError(f"'{shown}' is the address of one operation: leave off /chat/completions")
+    return value.rstrip("/")
+
+
+def _database_url(value: str) -> str:
+    parts = _split(value)
+    if parts.scheme not in ("postgresql", "postgres", "sqlite"):
+        raise ValueError(f"'{without_password(value)}' is neither a postgresql:// nor a sqlite:/// URL")
+    return value
+
+
+def _quirks(value: str) -> str:
+    from threadkeep.upstream.quirks import QUIRKS  # noqa: PLC0415 - most starts name none
+
+    names = sorted({quirk.name for quirk in QUIRKS})
+    if value not in names:
+        raise ValueError(f"{_quoted(value)} is not one of {', '.join(names)}")
+    return value
+
+
+TEXT = Kind("TEXT", _anything)
+HOST = Kind("HOST", _anything)
+KEY = Kind("KEY", _anything)
+FOLDER = Kind("FOLDER", _path)
+FILE = Kind("FILE", _path)
+UPSTREAM_URL = Kind("URL", _upstream_url)
+DATABASE_URL = Kind("URL", _database_url)
+QUIRKS_NAME = Kind("NAME", _quirks)
+CODE_INTERPRETER: Kind[CodeInterpreter] = one_of(("auto", "on", "off"))
+LOG_LEVEL: Kind[LogLevel] = one_of(("debug", "info", "warning", "error"))
+LOG_FORMAT: Kind[LogFormat] = one_of(("auto", "human", "json"))
+PORT = whole_number("PORT", 0, 65535)
+TOKENS = whole_number("TOKENS", 512, 100_000_000)
+
+
+# --- the table
+
+
+class Row(Generic[T]):
+    """What is known about a setting beside its name and default."""
+
+    def __init__(self, kind: Kind[T], meaning: str, example: str, group: str, secret: bool, default: str) -> None:
+        self.kind = kind
+        self.meaning = meaning
+        self.example = example
+        self.group = group
+        self.is_secret = secret
+        # How the default is told to a person.
+        self.default_shown = default
+
+
+def setting(
+    kind: Kind[T],
+    default: D,
+    meaning: str,
+    example: str,
+    *,
+    group: str,
+    secret: bool = False,
+    default_shown: str | None = None,
+) -> D:
+    """A row. To ``dataclass`` it is the field, to the type checker its default."""
+    shown = default_shown if default_shown is not None else ("none" if default is None else f"{default}")
+    row = Row(kind, meaning, example, group, secret, shown)
+    return cast("D", field(default=default, metadata={"row": row}))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Settings:
+    host: str = setting(
+        HOST,
+        "127.0.0.1",
+        "The address to listen on. Any but a loopback address needs API keys.",
+        "0.0.0.0",
+        group="Server",
+    )
+    port: int = setting(PORT, 8400, "The port to listen on; 0 takes a free one.", "8400", group="Server")
+    data_dir: Path = setting(
+        FOLDER,
+        Path(),
+        "The folder that holds the SQLite database and, later, files.",
+        "/var/lib/threadkeep",
+        group="Data",
+        default_shown="the platform's user data folder",
+    )
+    database_url: str | None = setting(
+        DATABASE_URL,
+        None,
+        "Where objects are stored, when not in the data folder.",
+        "postgresql://threadkeep:secret@db.example/threadkeep",
+        group="Data",
+        default_shown="SQLite in the data folder",
+    )
+    database_connections: int = setting(
+        whole_number("NUMBER", 1, 1000), 8, "Connections to PostgreSQL, and readers of SQLite.", "16", group="Data"
+    )
+    upstream_url: str | None = setting(
+        UPSTREAM_URL,
+        None,
+        "The base URL of a Chat Completions server.",
+        "http://127.0.0.1:11434/v1",
+        group="Models",
+        default_shown="none: the offline model answers",
+    )
+    upstream_api_key: str | None = setting(
+        KEY, None, "The key that the upstream wants.", "sk-...", group="Models", secret=True
+    )
+    upstream_quirks: str | None = setting(
+        QUIRKS_NAME,
+        None,
+        "What kind of server the upstream is, when its URL does not tell.",
+        "vllm",
+        group="Models",
+        default_shown="detected",
+    )
+    context_window: int | None = setting(
+        TOKENS,
+        None,
+        "How many tokens the upstream's models take, when their names do not tell.",
+        "32768",
+        group="Models",
+        default_shown="by the model's name",
+    )
+    upstream_connect_timeout_seconds: float = setting(
+        seconds(0.1, 600), 10.0, "How long connecting to an upstream may take.", "5", group="Models"
+    )
+    upstream_first_byte_timeout_seconds: float = setting(
+        seconds(0.1, 3600), 300.0, "How long an upstream may think before it answers at all.", "60", group="Models"
+    )
+    upstream_idle_timeout_seconds: float = setting(
+        seconds(0.1, 3600), 60.0, "How long an upstream may fall silent within an answer.", "30", group="Models"
+    )
+    upstream_retries: int = setting(
+        whole_number("NUMBER", 0, 20),
+        4,
+        "How often a call is tried again that failed before its first byte.",
+        "5",
+        group="Models",
+    )
+    run_expires_seconds: int = setting(
+        whole_number("SECONDS", 1, 7 * 24 * 3600),
+        600,
+        "How long a run may take until it ends as expired.",
+        "3600",
+        group="Runs",
+    )
+    max_concurrent_runs: int = setting(
+        whole_number("NUMBER", 1, 100_000),
+        256,
+        "How many runs this node executes at once; the next wait in the queue.",
+        "64",
+        group="Runs",
+    )
+    lease_seconds: float = setting(
+        seconds(1, 3600), 10.0, "How long a silent node keeps its work before others take it over.", "10", group="Runs"
+    )
+    code_interpreter: CodeInterpreter = setting(
+        CODE_INTERPRETER,
+        "auto",
+        "auto: on if code can be isolated here; on: refuse to start without. This version cannot isolate code yet.",
+        "off",
+        group="Runs",
+    )
+    max_request_bytes: int = setting(
+        whole_number("BYTES", 1024, 1024**3),
+        16 * 1024**2,
+        "The longest request body that is read.",
+        "4194304",
+        group="Limits",
+    )
+    keep_alive_seconds: float = setting(
+        seconds(0.1, 3600),
+        15.0,
+        "How often an idle stream is sent a comment, so that nothing between closes it.",
+        "10",
+        group="Limits",
+    )
+    grace_seconds: int = setting(
+        whole_number("SECONDS", 0, 3600), 30, "How long running streams may go on after SIGTERM.", "60", group="Limits"
+    )
+    log_level: LogLevel = setting(LOG_LEVEL, "info", "The least that is logged.", "debug", group="Logs")
+    log_format: LogFormat = setting(
+        LOG_FORMAT, "auto", "auto: human in a terminal, JSON otherwise.", "json", group="Logs"
+    )
+    config: Path | None = setting(
+        FILE,
+        None,
+        "The settings file.",
+        "/etc/threadkeep.toml",
+        group="Data",
+        default_shown=f"{CONFIG_FILE} in the current folder, else in the data folder",
+    )
+
+    # Not rows: what follows from the file and from where values came.
+    upstreams: tuple[UpstreamConfig, ...] = ()
+    # name -> the flag, variable or key that set it; names with their default are absent.
+    given: Mapping[str, str] = field(default_factory=dict[str, str])
+    # Worth a line at start-up, not worth stopping.
+    warnings: tuple[str, ...] = ()
+
+    def shown(self, name: str) -> str:
+        """The value as a person may see it: secrets and passwords are not in it."""
+        value: object = getattr(self, name)
+        if value is None:
+            return "none"
+        return "***" if ROWS[name].is_secret else without_password(str(value))
+
+    def secrets(self) -> list[str]:
+        """What must never appear in a log line."""
+        password = urlsplit(self.database_url).password if self.database_url else None
+        found = {self.upstream_api_key, password}.union(*(upstream.secrets for upstream in self.upstreams))
+        return sorted(secret for secret in found if secret)
+
+    def named_as(self, name: str) -> str:
+        """How a message should call the setting: as it was given, else by its flag."""
+        return self.given.get(name, flag(name))
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={self.shown(name)!r}' for name in self.given)})"
+
+
+def _rows() -> dict[str, Row[Any]]:
+    declared: Iterable[Field[Any]] = fields(Settings)
+    return {row.name: row.metadata["row"] for row in declared if "row" in row.metadata}
+
+
+ROWS: Mapping[str, Row[Any]] = _rows()
+
+
+# --- reading
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Flags take their text as it is: ``read_settings`` judges all values in one go and lists every wrong one."""
+    groups: dict[str, argparse._ArgumentGroup] = {}  # pyright: ignore[reportPrivateUsage] - it has no public name
+    wanted = set(names)
+    for name, row in ROWS.items():
+        if name in wanted:
+            group = groups.get(row.group) or groups.setdefault(row.group, parser.add_argument_group(row.group))
+            shown = f"{row.meaning} Default: {row.default_shown}".replace("%", "%%")
+            group.add_argument(flag(name), dest=name, metavar=row.kind.metavar, help=shown)
+
+
+def read_settings(
+    arguments: Mapping[str, str | None], environ: Mapping[str, str], *, folder: Path | None = None
+) -> Settings:
+    """Values from flags, variables, the file in ``folder`` (the current one) or the data folder, and defaults."""
+    reading = _Reading()
+    reading.take_arguments(arguments)
+    reading.take_environment(environ)
+    # The file may lie in the data folder, so that one is looked for in what is known before the file is read.
+    if "data_dir" not in reading.values:
+        reading.values["data_dir"] = _default_data_dir()
+    reading.take_file(folder or Path.cwd(), environ)
+    if reading.problems:
+        raise WrongSettings(reading.problems)
+    return reading.settings()
+
+
+def _default_data_dir() -> Path:
+    from platformdirs import user_data_path  # noqa: PLC0415 - not needed when a folder is named
+
+    return user_data_path("threadkeep", appauthor=False)
+
+
+class _Reading:
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.given: dict[str, str] = {}
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.upstreams: list[UpstreamConfig] = []
+        self._tables: list[tuple[str, dict[str, Any]]] = []
+
+    def take_arguments(self, arguments: Mapping[str, str | None]) -> None:
+        for name, value in arguments.items():
+            if name in ROWS and value is not None:
+                self._take(name, value, flag(name), f"{flag(name)} {{}}")
+
+    def take_environment(self, environ: Mapping[str, str]) -> None:
+        for key in sorted(k for k in environ if k.startswith(PREFIX)):
+            name = key.removeprefix(PREFIX).lower()
+            if name in ROWS and key == variable(name):
+                # Compose files and the like pass variables on that nobody has set.
+                if environ[key]:
+                    self._take(name, environ[key], key, f"{key}={{}}")
+            elif not name.startswith("test_"):
+                close = nearest(name, ROWS)
+                if close is None:
+                    self.warnings.append(f"{key} is not a setting of this version and is ignored.")
+                else:
+                    self.problems.append(f"{key}: there is no such setting. Did you mean {variable(close)}?")
+
+    def take_file(self, folder: Path, environ: Mapping[str, str]) -> None:
+        file: Path | None = self.values.get("config")
+        if file is None:
+            places = (folder / CONFIG_FILE, self.values["data_dir"] / CONFIG_FILE)
+            file = next((place for place in places if _is_file(place)), None)
+            if file is None:
+                return
+        import tomllib  # noqa: PLC0415 - most starts have no file
+
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            self.problems.append(f"{self.given.get('config', CONFIG_FILE)}: {file} cannot be read: {reason}")
+            return
+        except tomllib.TOMLDecodeError as error:
+            self.problems.append(f"{file}: {error}")
+            return
+        self.values["config"] = file
+        for key, value in table.items():
+            if key == "upstream":
+                self._take_upstreams(file, value, environ)
+            elif key not in ROWS or key == "config":
+                self.problems.append(f"{file}: there is no setting '{key}'.{_did_you_mean(key, ROWS)}")
+            elif key not in self.given:
+                text = value if isinstance(value, str) else _toml_number(value)
+                if key == "data_dir" and text is not None:
+                    # Beside the file, wherever the server is started.
+                    text = str(file.parent / _path(text))
+                example = f"{key} = {_toml_text(ROWS[key].example)}".replace("{", "{{").replace("}", "}}")
+                self._take(key, text, f"{file}: {key}", example)
+
+    def _take(self, name: str, value: str | None, where: str, example: str) -> None:
+        if name in self.given:
+            return
+        row = ROWS[name]
+        self.given[name] = where
+        try:
+            if value is None:
+                raise ValueError("neither text nor a number")
+            if "\0" in value:
+                raise ValueError("it holds a NUL character")
+            if not value.strip():
+                raise ValueError("it is empty")
+            self.values[name] = row.kind.parse(value.strip())
+        except ValueError as error:
+            said = f"{error}" if not row.is_secret else "not a usable value"
+            self.problems.append(f"{where}: {said}. Example: {example.format(row.example)}")
+
+    def _take_upstreams(self, file: Path, value: object, environ: Mapping[str, str]) -> None:
+        tables = cast("list[object]", value) if isinstance(value, list) else []
+        if not tables or not all(isinstance(table, dict) for table in tables):
+            self.problems.append(f"{file}: upstream: each upstream is a table of its own that begins with [[upstream]]")
+            return
+        for number, table in enumerate(cast("list[dict[str, Any]]", tables), 1):
+            name = table.get("name", f"upstream {number}")
+            where = f"{file}: [[upstream]] {name if isinstance(name, str) else number}"
+            entries = dict(table)
+            key_variable = entries.pop("api_key_env", None)
+            if isinstance(key_variable, str) and "api_key" not in entries:
+                if not environ.get(key_variable):
+                    self.problems.append(f"{where}: api_key_env: the variable {key_variable} is not set")
+                entries["api_key"] = environ.get(key_variable) or "unset"
+            elif key_variable is not None:
+                self.problems.append(f"{where}: give api_key or api_key_env (a variable's name), not both")
+            self._tables.append((where, entries))
+
+    def settings(self) -> Settings:
+        """Once everything else is right: the upstreams, whose timeouts default to the general ones."""
+        settings = Settings(**self.values, given=self.given, warnings=tuple(self.warnings))
+        upstreams: list[UpstreamConfig] = []
+        for where, table in self._tables:
+            upstream = self._upstream(where, table, settings)
+            if upstream is None:
+                continue
+            if any(upstream.name == other.name for other in upstreams):
+                self.problems.append(f"{where}: another [[upstream]] has this name already")
+            upstreams.append(upstream)
+        if self.problems:
+            raise WrongSettings(self.problems)
+        if settings.upstream_url is not None:
+            # Last: it takes what the tables' patterns leave.
+            upstreams.append(
+                UpstreamConfig(
+                    name="default",
+                    url=settings.upstream_url,
+                    api_key=settings.upstream_api_key,
+                    quirks=settings.upstream_quirks,
+                    context_window=settings.context_window,
+                    **_general(settings),
+                )
+            )
+        return Settings(**self.values, given=self.given, warnings=tuple(self.warnings), upstreams=tuple(upstreams))
+
+    def _upstream(self, where: str, table: dict[str, Any], settings: Settings) -> UpstreamConfig | None:
+        values: dict[str, Any] = _general(settings)
+        before = len(self.problems)
+        for key, value in table.items():
+            entry = UPSTREAM_KEYS.get(key)
+            if entry is None:
+                self.problems.append(f"{where}: there is no key '{key}'.{_did_you_mean(key, UPSTREAM_KEYS)}")
+                continue
+            try:
+                values[entry.field] = entry.read(value)
+            except ValueError as error:
+                self.problems.append(f"{where}: {key}: {error}. Example: {key} = {entry.example}")
+        for key in ("name", "url"):
+            if key not in table:
+                self.problems.append(f"{where}: {key} is missing. Example: {key} = {UPSTREAM_KEYS[key].example}")
+        return UpstreamConfig(**values) if len(self.problems) == before else None
+
+
+def _general(settings: Settings) -> dict[str, Any]:
+    return {
+        "connect_timeout_s": settings.upstream_connect_timeout_seconds,
+        "first_byte_timeout_s": settings.upstream_first_byte_timeout_seconds,
+        "idle_timeout_s": settings.upstream_idle_timeout_seconds,
+        "max_retries": settings.upstream_retries,
+    }
+
+
+# --- the keys of an [[upstream]] table
+
+
+@dataclass(frozen=True)
+class UpstreamKey:
+    # The field of UpstreamConfig.
+    field: str
+    read: Callable[[object], object]
+    meaning: str
+    example: str
+
+
+def _text_of(kind: Kind[T]) -> Callable[[object], T]:
+    def read(value: object) -> T:
+        text = value.strip() if isinstance(value, str) else _toml_number(value)
+        if not text:
+            raise ValueError("it is empty or of the wrong type")
+        return kind.parse(text)
+
+    return read
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    items = cast("list[object]", value) if isinstance(value, list) else []
+    if not items or not all(isinstance(item, str) and item for item in items):
+        raise ValueError("it is not a list of model names or patterns")
+    return tuple(str(item) for item in items)
+
+
+def _texts(value: object) -> dict[str, str]:
+    table = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+    if not table or not all(isinstance(name, str) and name for name in table.values()):
+        raise ValueError("it is not a table of texts")
+    return {key: str(name) for key, name in table.items()}
+
+
+def _as_general(name: str) -> Callable[[object], object]:
+    return _text_of(ROWS[f"upstream_{name}"].kind)
+
+
+UPSTREAM_KEYS: Mapping[str, UpstreamKey] = {
+    "name": UpstreamKey("name", _text_of(TEXT), "What messages and logs call it.", '"ollama"'),
+    "url": UpstreamKey("url", _text_of(UPSTREAM_URL), "Its Chat Completions base URL.", '"http://127.0.0.1:11434/v1"'),
+    "api_key": UpstreamKey(
+        "api_key", _text_of(KEY), "Its key. Better: `api_key_env`, the name of a variable that holds it.", '"sk-..."'
+    ),
+    "models": UpstreamKey("models", _patterns, "The models that it answers for.", '["gpt-*", "o3"]'),
+    "rename": UpstreamKey(
+        "model_rename", _texts, "What it calls the models that clients ask for.", '{ "gpt-4o" = "llama3.3:70b" }'
+    ),
+    "quirks": UpstreamKey(
+        "quirks", _text_of(QUIRKS_NAME), "What kind of server it is, if its URL does not tell.", '"vllm"'
+    ),
+    "context_window": UpstreamKey("context_window", _text_of(TOKENS), "How many tokens its models take.", "32768"),
+    "connect_timeout_seconds": UpstreamKey(
+        "connect_timeout_s", _as_general("connect_timeout_seconds"), "As the general setting.", "5"
+    ),
+    "first_byte_timeout_seconds": UpstreamKey(
+        "first_byte_timeout_s", _as_general("first_byte_timeout_seconds"), "As the general setting.", "60"
+    ),
+    "idle_timeout_seconds": UpstreamKey(
+        "idle_timeout_s", _as_general("idle_timeout_seconds"), "As the general setting.", "30"
+    ),
+    "retries": UpstreamKey("max_retries", _as_general("retries"), "As the general setting.", "5"),
+    "api_version": UpstreamKey(
+        "api_version", _text_of(TEXT), "Azure's `api-version`, where it wants one.", '"2024-10-21"'
+    ),
+    "headers": UpstreamKey("extra_headers", _texts, "Sent with every request.", '{ "X-Team" = "red" }'),
+}
+
+
+# --- words
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown. Text that is no URL stays as it is."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    authority, slash, path = rest.partition("/")
+    login, at, place = authority.rpartition("@")
+    if at:
+        user, colon, _ = login.partition(":")
+        authority = f"{user}{':***' if colon else ''}@{place}"
+    path, question, query = path.partition("?")
+    # PostgreSQL takes the password as a parameter too, and no parameter is worth the risk.
+    return f"{scheme}://{authority}{slash}{path}{question and '?'}{query and '...'}"
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    import difflib  # noqa: PLC0415 - only for somebody's mistake
+
+    return next(iter(difflib.get_close_matches(name, list(names), 1, 0.75)), None)
+
+
+def _did_you_mean(name: str, names: Iterable[str]) -> str:
+    close = nearest(name.replace("-", "_"), names)
+    return f" Did you mean '{close}'?" if close else ""
+
+
+def _quoted(value: str) -> str:
+    return repr(value if len(value) <= 60 else value[:60] + "…")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _toml_number(value: object) -> str | None:
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _toml_text(example: str) -> str:
+    try:
+        float(example)
+    except ValueError:
+        return f'"{example}"'
+    return example
+
+
+def as_markdown() -> str:
+    """The reference page, docs/reference/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "<!-- Written by `threadkeep settings --markdown`; to change it, change src/threadkeep/settings.py. -->",
+        "",
+        "A setting is a flag of `threadkeep serve`, a variable, or a key in `threadkeep.toml`. A flag wins over a",
+        "variable, that over the file. `threadkeep.toml` is looked for in the current folder, then in the data folder;",
+        "`--config` names another. A wrong value stops the start with the setting's name and an example.",
+    ]
+    for group in dict.fromkeys(row.group for row in ROWS.values()):
+        lines += [
+            "",
+            f"## {group}",
+            "",
+            "| flag | variable | key | default | meaning | example |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, row in ROWS.items():
+            if row.group == group:
+                key = f"`{name}`" if name != "config" else ""
+                cells = [
+                    f"`{flag(name)}`",
+                    f"`{variable(name)}`",
+                    key,
+                    row.default_shown,
+                    row.meaning,
+                    f"`{row.example}`",
+                ]
+                lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## Several upstreams",
+        "",
+        "In `threadkeep.toml` each `[[upstream]]` is one model server. A run's model goes to the first whose `models`",
+        "match; `--upstream-url` takes what is left.",
+        "",
+        "```toml",
+        "[[upstream]]",
+        'name = "openai"',
+        'url = "https://api.openai.com/v1"',
+        'api_key_env = "OPENAI_API_KEY"',
+        'models = ["gpt-*", "o3*"]',
+        "",
+        "[[upstream]]",
+        'name = "local"',
+        'url = "http://127.0.0.1:11434/v1"',
+        'models = ["*"]',
+        "context_window = 32768",
+        "```",
+        "",
+        "| key | meaning | example |",
+        "|---|---|---|",
+        *(f"| `{key}` | {entry.meaning} | `{entry.example}` |" for key, entry in UPSTREAM_KEYS.items()),
+        "",
+    ]
+    return "\n".join(lines)
