@@ -189,7 +189,7 @@ def install(lock: Path, site_packages: Path, base_python: str, held: tuple[int, 
     # Settings that are right for a person's own pip and wrong for this one.
     unfit = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_CONSTRAINT", "PIP_REQUIRE_VIRTUALENV")
     environment = {name: value for name, value in os.environ.items() if name not in unfit} | {"PIP_USER": "0"}
-    options = ["--quiet", "--no-input", "--no-compile", "--disable-pip-version-check", "--root-user-action", "ignore"]
+    options = ["-qq", "--no-input", "--no-compile", "--disable-pip-version-check", "--root-user-action", "ignore"]
     pip: list[str | Path] = [PYTHON, "-I", "-m", "pip", "install", *options, *wanted]
     if subprocess.run(pip, pass_fds=held, check=False, env=environment).returncode != 0:
         sys.exit("pip could not install what the lock names (see above). Nothing is lost: the next start tries again.")
