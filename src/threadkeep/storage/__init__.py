@@ -1,0 +1,37 @@
+"""What is remembered: the only room that knows SQL."""
+
+from pathlib import Path
+
+from threadkeep.storage.errors import BadDatabaseUrl, DatabaseTooNew, FolderInUse, StoreError
+from threadkeep.storage.keys import DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME, Key, hash_of
+from threadkeep.storage.schema import migrate as _migrate
+from threadkeep.storage.schema import place_of as _place_of
+from threadkeep.storage.store import Store, open_store
+from threadkeep.storage.transaction import Transaction
+from threadkeep.storage.work import Lease, LeaseTerms, Renewal, WorkItem
+
+__all__ = [
+    "DEFAULT_PROJECT_ID",
+    "DEFAULT_PROJECT_NAME",
+    "BadDatabaseUrl",
+    "DatabaseTooNew",
+    "FolderInUse",
+    "Key",
+    "Lease",
+    "LeaseTerms",
+    "Renewal",
+    "Store",
+    "StoreError",
+    "Transaction",
+    "WorkItem",
+    "hash_of",
+    "migrate",
+    "open_store",
+]
+
+
+def migrate(database_url: str | None, data_dir: Path) -> tuple[str | None, str]:
+    """Brings the database to this program's revision; the revisions before (null: it was empty) and after."""
+    place = _place_of(database_url, data_dir)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    return _migrate(place)

@@ -1,0 +1,49 @@
+"""Why a store does not open. Whoever starts the program reads these; no client of the server ever does.
+
+StoreError
+├── BadDatabaseUrl   the setting names no database that we know
+├── FolderInUse      another server works on the folder
+└── DatabaseTooNew   the database was migrated by a newer version of the program
+"""
+
+from pathlib import Path
+
+from threadkeep.contract.errors import ThreadkeepError
+
+
+class StoreError(ThreadkeepError):
+    """The store cannot be opened; the message says what to do."""
+
+
+class BadDatabaseUrl(StoreError):
+    """The database URL is of no kind that we know."""
+
+    def __init__(self, scheme: str) -> None:
+        # The scheme alone: the rest may hold a password.
+        super().__init__(
+            f"A database URL cannot begin with '{scheme}'. "
+            "Expected postgresql://user@host/name or sqlite:///path/to/file.db."
+        )
+
+
+class FolderInUse(StoreError):
+    """Another process holds the folder."""
+
+    def __init__(self, folder: Path, holder: str) -> None:
+        super().__init__(
+            f"The folder {folder} is in use by another server ({holder or 'which left no name'}). "
+            "Stop that one, or choose another folder with --data-dir."
+        )
+        self.folder = folder
+        self.holder = holder
+
+
+class DatabaseTooNew(StoreError):
+    """The database has a revision that this version of the program does not know."""
+
+    def __init__(self, revision: str) -> None:
+        super().__init__(
+            f"The database is at revision {revision}, which this version of Threadkeep does not know: "
+            "a newer version has migrated it. Run that version, or restore a backup from before."
+        )
+        self.revision = revision

@@ -1,0 +1,188 @@
+"""The tables, once, for both databases. The migrations must lead to exactly these; a test compares them.
+
+projects
+├── keys
+├── assistants
+└── threads
+    ├── thread_metadata   one row for each pair, so that threads are found by their metadata
+    ├── messages          their words are searched: SQLite `message_words` (FTS5), PostgreSQL a GIN index
+    ├── runs
+    │   └── run_steps
+    └── work              what is due, and who holds it; a row without a thread belongs to none
+
+An object is stored as the JSON text of its contract struct. Beside it stand only the columns that a query needs.
+Every key begins with the project: two projects may hold the same id and never see each other's.
+Ids compare as bytes (collation C): they are made to sort by time that way.
+"""
+
+import sqlalchemy as sa
+
+from threadkeep.contract.run_status import ACTIVE
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(referred_table_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    }
+)
+
+_ID = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+# SQLite numbers rows by itself only where the type is spelt INTEGER.
+_ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+ACTIVE_RUN = sa.text(f"status IN ({', '.join(repr(status) for status in sorted(ACTIVE))})")
+
+
+def _id(name: str, *, primary_key: bool = False, nullable: bool = False) -> sa.Column[str]:
+    return sa.Column(name, _ID, primary_key=primary_key, nullable=nullable)
+
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    _id("id", primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    _id("id", primary_key=True),
+    sa.Column("project_id", _ID, sa.ForeignKey("projects.id", ondelete="CASCADE"), nullable=False, index=True),
+    # SHA-256 in hexadecimal. The key itself is shown once and kept nowhere; it has 256 random bits, so that neither
+    # salt nor a slow hash would add anything.
+    sa.Column("hash", sa.Text, nullable=False, unique=True),
+    # The end of the key, for its owner to tell keys apart.
+    sa.Column("hint", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    # Null while the key is good. The row stays: a server on which a key was ever made never again accepts any key.
+    sa.Column("revoked_at", sa.BigInteger, nullable=True),
+)
+
+assistants = sa.Table(
+    "assistants",
+    metadata,
+    sa.Column("project_id", _ID, sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    _id("id", primary_key=True),
+    sa.Column("object", sa.Text, nullable=False),
+)
+
+threads = sa.Table(
+    "threads",
+    metadata,
+    sa.Column("project_id", _ID, sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    _id("id", primary_key=True),
+    sa.Column("object", sa.Text, nullable=False),
+)
+
+
+def _in_thread(*, nullable: bool = False) -> tuple[sa.Column[str], sa.Column[str], sa.ForeignKeyConstraint]:
+    return (
+        _id("project_id"),
+        _id("thread_id", nullable=nullable),
+        sa.ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
+    )
+
+
+thread_metadata = sa.Table(
+    "thread_metadata",
+    metadata,
+    _id("project_id", primary_key=True),
+    sa.Column("key", _ID, primary_key=True),
+    sa.Column("value", _ID, primary_key=True),
+    _id("thread_id", primary_key=True),
+    sa.ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
+    sa.Index(None, "project_id", "thread_id"),
+    # The rows are nothing but their key: one tree instead of two.
+    sqlite_with_rowid=False,
+)
+
+messages = sa.Table(
+    "messages",
+    metadata,
+    sa.Column("row_id", _ROW_ID, sa.Identity(), primary_key=True),
+    *_in_thread(),
+    _id("id"),
+    # The run that wrote the message; null for a client's.
+    _id("run_id", nullable=True),
+    sa.Column("object", sa.Text, nullable=False),
+    # The distinct words of the text, see `words`; null while the message is still being written. Last, so that
+    # reading the object does not page through it.
+    sa.Column("words", sa.Text, nullable=True),
+    sa.UniqueConstraint("project_id", "thread_id", "id"),
+)
+sa.Index(
+    "messages_run_idx",
+    messages.c.project_id,
+    messages.c.thread_id,
+    messages.c.run_id,
+    messages.c.id,
+    sqlite_where=messages.c.run_id.is_not(None),
+    postgresql_where=messages.c.run_id.is_not(None),
+)
+# SQLite has the virtual table `message_words` instead, which is made by the migration alone: SQLAlchemy has no word
+# for such tables.
+sa.Index(
+    "messages_words_idx",
+    sa.text("string_to_array(words, ' ')"),
+    postgresql_using="gin",
+    _table=messages,
+).ddl_if(dialect="postgresql")
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("project_id", _ID, primary_key=True),
+    _id("thread_id"),
+    _id("id", primary_key=True),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
+    sa.Index(None, "project_id", "thread_id", "id"),
+    # One active run for each thread: this index is the rule, whatever the code believes.
+    sa.Index(
+        "runs_active_idx",
+        "project_id",
+        "thread_id",
+        unique=True,
+        sqlite_where=ACTIVE_RUN,
+        postgresql_where=ACTIVE_RUN,
+    ),
+)
+
+run_steps = sa.Table(
+    "run_steps",
+    metadata,
+    sa.Column("project_id", _ID, primary_key=True),
+    _id("thread_id"),
+    _id("run_id", primary_key=True),
+    _id("id", primary_key=True),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["project_id", "run_id"], ["runs.project_id", "runs.id"], ondelete="CASCADE"),
+)
+
+work = sa.Table(
+    "work",
+    metadata,
+    _id("kind", primary_key=True),
+    _id("key", primary_key=True),
+    # A thread that is deleted takes its work along: whoever holds a lease on it learns so at its next fence.
+    *_in_thread(nullable=True),
+    # Both in milliseconds since 1970 by the database's clock, the only one that all nodes share.
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    # Null while nobody holds the lease. A lease that ran out keeps its columns until another node takes it over.
+    # Deliberately without an index: a renewal then touches no index in PostgreSQL (a HOT update).
+    sa.Column("lease_until", sa.BigInteger, nullable=True),
+    sa.Column("lease_token", sa.Text, nullable=True),
+    sa.Column("lease_node", sa.Text, nullable=True),
+    # How often a node died holding the lease.
+    sa.Column("attempts", sa.Integer, nullable=False),
+    # Somebody asked the holder to stop. Stays set: whoever takes the work over must hear of it too.
+    sa.Column("interrupted", sa.Boolean, nullable=False),
+    sa.Index(None, "due_at"),
+    sa.Index(None, "lease_node"),
+    sa.Index(None, "project_id", "thread_id"),
+)

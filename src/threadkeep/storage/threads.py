@@ -1,0 +1,114 @@
+"""Threads of a project, and how they are found by metadata and by words said in them."""
+
+from functools import cache
+
+import msgspec
+import sqlalchemy as sa
+
+from threadkeep.contract.errors import not_found
+from threadkeep.contract.paging import ListQuery, Page, page_of
+from threadkeep.contract.threads import Thread
+from threadkeep.storage.paging import Listing, encode
+from threadkeep.storage.statements import PROJECT, Bound, Statement, Value, text
+from threadkeep.storage.tables import messages, thread_metadata, threads
+from threadkeep.storage.words import HasWords, words_of
+
+_decoder = msgspec.json.Decoder(Thread)
+_one = (threads.c.project_id == PROJECT, threads.c.id == text("id_"))
+# No thread carries more pairs than this, so no thread has more of them asked for.
+_MAX_PAIRS = 16
+
+INSERT = Statement(sa.insert(threads).values(project_id=PROJECT, id=text("id_"), object=text("json")))
+GET = Statement(sa.select(threads.c.object).where(*_one))
+# NO KEY UPDATE: as exclusive among lockers, but rows that refer to the thread may be written beside it.
+LOCK = Statement(sa.select(threads.c.object).where(*_one).with_for_update(key_share=True))
+REPLACE = Statement(sa.update(threads).where(*_one).values(object=text("json")))
+DELETE = Statement(sa.delete(threads).where(*_one))
+INSERT_PAIR = Statement(
+    sa.insert(thread_metadata).values(project_id=PROJECT, thread_id=text("id_"), key=text("key"), value=text("value"))
+)
+DELETE_PAIRS = Statement(
+    sa.delete(thread_metadata).where(
+        thread_metadata.c.project_id == PROJECT, thread_metadata.c.thread_id == text("id_")
+    )
+)
+
+
+@cache
+def listing(pairs: int, has_words: bool) -> Listing[Thread]:
+    """Threads that carry so many pairs of metadata, and, when asked for, words in one of their messages."""
+    select = sa.select(threads.c.object).where(threads.c.project_id == PROJECT)
+    key = threads.c.id
+    # The first pair leads: its index holds the threads in order, and the limit ends the walk early.
+    for number in range(pairs):
+        pair = thread_metadata.alias(f"pair_{number}")
+        select = select.join(pair, (pair.c.project_id == PROJECT) & (pair.c.thread_id == key)).where(
+            pair.c.key == text(f"key_{number}"), pair.c.value == text(f"value_{number}")
+        )
+        if number == 0:
+            key = pair.c.thread_id
+    if pairs:
+        select = select.where(threads.c.id == key)
+    if has_words:
+        select = select.where(
+            threads.c.id.in_(sa.select(messages.c.thread_id).where(messages.c.project_id == PROJECT, HasWords()))
+        )
+    return Listing(select, key, _decoder)
+
+
+class Threads:
+    __slots__ = ("_bound",)
+
+    def __init__(self, bound: Bound) -> None:
+        self._bound = bound
+
+    def insert(self, thread: Thread) -> None:
+        self._bound.run(INSERT, id_=thread.id, json=encode(thread))
+        self._insert_pairs(thread)
+
+    def find(self, thread_id: str) -> Thread | None:
+        row = self._bound.row(GET, id_=thread_id)
+        return None if row is None else _decoder.decode(row[0])
+
+    def get(self, thread_id: str) -> Thread:
+        if (thread := self.find(thread_id)) is None:
+            raise not_found("thread", thread_id)
+        return thread
+
+    def lock(self, thread_id: str) -> Thread:
+        """The thread, and until the transaction ends nobody else gets it from here.
+
+        Whoever adds to a thread locks it first: ids within a thread rise only when they are given one by one.
+        """
+        if (row := self._bound.row(LOCK, id_=thread_id)) is None:
+            raise not_found("thread", thread_id)
+        return _decoder.decode(row[0])
+
+    def replace(self, thread: Thread) -> None:
+        if not self._bound.run(REPLACE, id_=thread.id, json=encode(thread)):
+            raise not_found("thread", thread.id)
+        self._bound.run(DELETE_PAIRS, id_=thread.id)
+        self._insert_pairs(thread)
+
+    def delete(self, thread_id: str) -> bool:
+        """Whether there was such a thread. Its messages, runs, steps and work go with it."""
+        return self._bound.run(DELETE, id_=thread_id) > 0
+
+    def list(self, query: ListQuery, metadata: dict[str, str], words: str | None) -> Page[Thread]:
+        """Threads that carry all of ``metadata`` and have a message with all of ``words`` in it.
+
+        Words are whole words in any case; a text without a word in it is found nowhere.
+        """
+        values: dict[str, Value] = {}
+        for number, (key, value) in enumerate(metadata.items()):
+            values[f"key_{number}"] = key
+            values[f"value_{number}"] = value
+        if words is not None:
+            values["words"] = words_of(words)
+        if values.get("words") == "" or len(metadata) > _MAX_PAIRS:
+            return page_of(list[Thread](), lambda thread: thread.id, has_more=False)
+        return listing(len(metadata), words is not None).page(self._bound, query, **values)
+
+    def _insert_pairs(self, thread: Thread) -> None:
+        for key, value in thread.metadata.items():
+            self._bound.run(INSERT_PAIR, id_=thread.id, key=key, value=value)

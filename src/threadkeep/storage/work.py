@@ -1,0 +1,228 @@
+"""Due work and the leases on it: at most one node works on an item, and every item is worked on until it is finished.
+
+    insert ─▶ due ──claim──▶ leased ──finish──▶ (gone)
+               ▲                │
+               └──── release ───┤
+               └── lease ran out┘   claimed again, by anybody, with one attempt more
+
+Work belongs to no project's view: a node claims what is due in all of them, and each item says whose it is.
+The database's clock is the only clock. A lease that ran out is still its holder's until another takes it over, and
+`fence` then stops the old holder: both change the same row, so one of them loses.
+"""
+
+import secrets
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from threadkeep.contract.errors import LeaseLost
+from threadkeep.storage.statements import Connection, NowMs, Statement, Value, number, text
+from threadkeep.storage.tables import work
+
+
+class WorkItem(NamedTuple):
+    kind: str
+    key: str
+    project: str
+    # The thread it goes with when that is deleted.
+    thread: str | None
+
+
+class LeaseTerms(NamedTuple):
+    """A lease that somebody asks for: ``token`` is secret to the holder and new for every lease."""
+
+    token: str
+    node: str
+    lease_s: float
+
+
+class Lease(NamedTuple):
+    item: WorkItem
+    token: str
+    # How often a node died at it: 0 for work that never was in a dead node's hands.
+    attempts: int
+    until_ms: int
+    # Somebody asked to stop.
+    interrupted: bool
+
+
+class Renewal(NamedTuple):
+    kind: str
+    key: str
+    token: str
+    interrupted: bool
+
+
+_now = NowMs()
+_one = (work.c.kind == text("kind_"), work.c.key == text("key_"))
+_held = (*_one, work.c.lease_token == text("token"))
+_until = _now + number("lease_ms")
+_unleased = {"lease_until": sa.null(), "lease_token": sa.null(), "lease_node": sa.null()}
+_leased = {"lease_until": _until, "lease_token": text("token"), "lease_node": text("node")}
+_new: dict[str, sa.ColumnElement[Any]] = {
+    "kind": text("kind_"),
+    "key": text("key_"),
+    "project_id": text("project_"),
+    "thread_id": text("thread"),
+    "due_at": sa.func.coalesce(number("due_at_ms"), _now),
+    "attempts": sa.literal_column("0", sa.Integer),
+    "interrupted": sa.false(),
+}
+
+INSERT = Statement(sa.insert(work).values(_new | _unleased))
+INSERT_LEASED = Statement(sa.insert(work).values(_new | _leased))
+FENCE = Statement(sa.update(work).where(*_held).values(lease_until=_until))
+RENEW = Statement(
+    sa.update(work)
+    .where(work.c.lease_node == text("node"))
+    .values(lease_until=_until)
+    .returning(work.c.kind, work.c.key, work.c.lease_token, work.c.interrupted)
+)
+RELEASE = Statement(
+    sa.update(work)
+    .where(*_held)
+    # An interrupt that came too late for the holder to hear of makes the work due at once.
+    .values(due_at=sa.case((work.c.interrupted, _now), else_=sa.func.coalesce(number("due_at_ms"), _now)), **_unleased)
+)
+FINISH = Statement(sa.delete(work).where(*_held))
+TOUCH = Statement(sa.update(work).where(*_one).values(due_at=_now))
+TOUCH_LEASING = Statement(sa.update(work).where(*_one, work.c.lease_token.is_(None)).values(due_at=_now, **_leased))
+INTERRUPT = Statement(sa.update(work).where(*_one).values(interrupted=sa.true(), due_at=_now))
+
+
+@cache
+def claim_of(kinds: int) -> Statement:
+    """The claim for so many kinds of work."""
+    due = (
+        sa.select(work.c.kind, work.c.key)
+        .where(
+            work.c.due_at <= _now,
+            sa.or_(work.c.lease_token.is_(None), work.c.lease_until < _now),
+            work.c.kind.in_([text(f"kind_{index}") for index in range(kinds)]),
+        )
+        .order_by(work.c.due_at)
+        .limit(number("limit"))
+        # Nodes that claim at once pass over each other's rows. SQLite has no such clause and needs none.
+        .with_for_update(skip_locked=True)
+        # Not a plain subquery: PostgreSQL might run it again for each row, and lock more than the limit.
+        .cte("due")
+    )
+    return Statement(
+        sa.update(work)
+        .where(sa.tuple_(work.c.kind, work.c.key).in_(sa.select(due.c.kind, due.c.key)))
+        .values(
+            attempts=work.c.attempts
+            + sa.case(
+                (work.c.lease_token.is_(None), sa.literal_column("0", sa.Integer)),
+                else_=sa.literal_column("1", sa.Integer),
+            ),
+            **_leased,
+        )
+        .returning(
+            work.c.kind,
+            work.c.key,
+            work.c.project_id,
+            work.c.thread_id,
+            work.c.attempts,
+            work.c.lease_until,
+            work.c.interrupted,
+        )
+    )
+
+
+class Work:
+    __slots__ = ("_connection", "_project")
+
+    def __init__(self, connection: Connection, project: str | None) -> None:
+        self._connection = connection
+        self._project = project
+
+    def insert(
+        self,
+        kind: str,
+        key: str,
+        *,
+        thread: str | None = None,
+        due_at_ms: int | None = None,
+        lease: LeaseTerms | tuple[str, str, float] | None = None,
+    ) -> None:
+        """New work of the transaction's project, due at once when no time is given, leased already when asked for."""
+        values: dict[str, Value] = {
+            "kind_": kind,
+            "key_": key,
+            "project_": self._project,
+            "thread": thread,
+            "due_at_ms": due_at_ms,
+        }
+        if lease is None:
+            self._connection.run(INSERT, values)
+        else:
+            self._connection.run(INSERT_LEASED, values | _terms(lease))
+
+    def claim(self, node: str, kinds: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
+        """Leases to ``node`` what is due and held by nobody alive, the longest due first.
+
+        An attempt is counted only when a lease ran out: a claim in peace is none.
+        """
+        token = secrets.token_hex(16)
+        rows = self._connection.rows(
+            claim_of(len(kinds)),
+            {f"kind_{index}": kind for index, kind in enumerate(kinds)}
+            | {"limit": limit}
+            | _terms((token, node, lease_s)),
+        )
+        return [
+            Lease(WorkItem(kind, key, project, thread), token, attempts, until_ms, bool(interrupted))
+            for kind, key, project, thread, attempts, until_ms, interrupted in rows
+        ]
+
+    def fence(self, kind: str, key: str, token: str, lease_s: float) -> None:
+        """Holds the lease until the transaction ends, and renews it; `LeaseLost` if it is another's by now.
+
+        The first statement of every transaction that writes on the strength of the lease.
+        """
+        values: dict[str, Value] = {"kind_": kind, "key_": key, "token": token, "lease_ms": _ms(lease_s)}
+        if not self._connection.run(FENCE, values):
+            raise LeaseLost(kind, key)
+
+    def renew(self, node: str, lease_s: float) -> list[Renewal]:
+        """Renews all leases of the node and lists them.
+
+        What the node works on and is not listed, it has lost. What is listed and the node does not know of (its
+        claim's answer never arrived), it must release, or nobody would ever work on it.
+        """
+        rows = self._connection.rows(RENEW, {"node": node, "lease_ms": _ms(lease_s)})
+        return [Renewal(kind, key, token, bool(interrupted)) for kind, key, token, interrupted in rows]
+
+    def release(self, kind: str, key: str, token: str, *, due_at_ms: int | None = None) -> None:
+        """Gives the lease back; the work is due again then, or at once. Interrupted work is always due at once."""
+        values: dict[str, Value] = {"kind_": kind, "key_": key, "token": token, "due_at_ms": due_at_ms}
+        if not self._connection.run(RELEASE, values):
+            raise LeaseLost(kind, key)
+
+    def finish(self, kind: str, key: str, token: str) -> None:
+        if not self._connection.run(FINISH, {"kind_": kind, "key_": key, "token": token}):
+            raise LeaseLost(kind, key)
+
+    def touch(self, kind: str, key: str, *, lease: LeaseTerms | tuple[str, str, float] | None = None) -> bool:
+        """Makes the work due now and, if ``lease`` is given and nobody holds it, leases it; whether it did."""
+        one: dict[str, Value] = {"kind_": kind, "key_": key}
+        if lease is not None and self._connection.run(TOUCH_LEASING, one | _terms(lease)):
+            return True
+        self._connection.run(TOUCH, one)
+        return False
+
+    def interrupt(self, kind: str, key: str) -> None:
+        """Asks whoever holds the work, or takes it next, to stop; it is due now."""
+        self._connection.run(INTERRUPT, {"kind_": kind, "key_": key})
+
+
+def _terms(lease: tuple[str, str, float]) -> dict[str, Value]:
+    token, node, lease_s = lease
+    return {"token": token, "node": node, "lease_ms": _ms(lease_s)}
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
