@@ -4,9 +4,16 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from .metadata import CarriesMetadata, Metadata, ModifiesMetadata
-from .tools import CreateToolResources, ModifyToolResources, ReasoningEffort, ResponseFormat, Tool, ToolResources
-from .wire import Object
+from threadkeep.contract.metadata import CarriesMetadata, Metadata, ModifiesMetadata
+from threadkeep.contract.tools import (
+    CreateToolResources,
+    ModifyToolResources,
+    ReasoningEffort,
+    ResponseFormat,
+    Tool,
+    ToolResources,
+)
+from threadkeep.contract.wire import Object
 
 Name = Annotated[str, Meta(max_length=256)]
 Description = Annotated[str, Meta(max_length=512)]
@@ -50,13 +57,13 @@ class CreateAssistantRequest(CarriesMetadata):
 
 
 class ModifyAssistantRequest(ModifiesMetadata):
-    model: str | None | UnsetType = UNSET
-    name: Name | None | UnsetType = UNSET
-    description: Description | None | UnsetType = UNSET
-    instructions: Instructions | None | UnsetType = UNSET
-    reasoning_effort: ReasoningEffort | None | UnsetType = UNSET
-    tools: Tools | None | UnsetType = UNSET
-    tool_resources: ModifyToolResources | None | UnsetType = UNSET
-    temperature: Temperature | None | UnsetType = UNSET
-    top_p: TopP | None | UnsetType = UNSET
-    response_format: ResponseFormat | None | UnsetType = UNSET
+    model: str | UnsetType | None = UNSET
+    name: Name | UnsetType | None = UNSET
+    description: Description | UnsetType | None = UNSET
+    instructions: Instructions | UnsetType | None = UNSET
+    reasoning_effort: ReasoningEffort | UnsetType | None = UNSET
+    tools: Tools | UnsetType | None = UNSET
+    tool_resources: ModifyToolResources | UnsetType | None = UNSET
+    temperature: Temperature | UnsetType | None = UNSET
+    top_p: TopP | UnsetType | None = UNSET
+    response_format: ResponseFormat | UnsetType | None = UNSET

@@ -2,11 +2,11 @@
 
 from typing import Final, Literal, NamedTuple
 
-from .messages import Message, MessageDelta, MessageStatus
-from .run_status import RunStatus
-from .run_steps import RunStep, RunStepDelta, StepStatus
-from .runs import Run
-from .threads import Thread
+from threadkeep.contract.messages import Message, MessageDelta, MessageStatus
+from threadkeep.contract.run_status import RunStatus
+from threadkeep.contract.run_steps import RunStep, RunStepDelta, StepStatus
+from threadkeep.contract.runs import Run
+from threadkeep.contract.threads import Thread
 
 EventName = Literal[
     "thread.created",

@@ -45,7 +45,7 @@ def created_at() -> int:
 
 
 def _next() -> int:
-    global _last
+    global _last  # noqa: PLW0603 the last id is the process's, and the lock below guards it
     value = time.time_ns() // 1_000_000 << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
     with _lock:
         if value <= _last or value >> _RANDOM_BITS == _last >> _RANDOM_BITS:

@@ -5,11 +5,11 @@ A part has no id on the wire; it is named by its message's id and its index, whi
 
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, UnsetType, field
 
-from .metadata import CarriesMetadata, Metadata, ModifiesMetadata
-from .tools import AttachmentTool
-from .wire import Object, Request
+from threadkeep.contract.metadata import CarriesMetadata, Metadata, ModifiesMetadata
+from threadkeep.contract.tools import AttachmentTool
+from threadkeep.contract.wire import Object, Request
 
 Role = Literal["user", "assistant"]
 Detail = Literal["auto", "low", "high"]
@@ -81,7 +81,7 @@ Annotation = FileCitationAnnotation | FilePathAnnotation
 
 class Text(Object):
     value: str
-    annotations: list[Annotation] = []
+    annotations: list[Annotation] = field(default_factory=list[Annotation])
 
 
 class TextContent(Object, tag_field="type", tag="text"):
@@ -111,7 +111,7 @@ class MessageAttachment(Object):
     """An attachment as it is answered."""
 
     file_id: str
-    tools: list[AttachmentTool] = []
+    tools: list[AttachmentTool] = field(default_factory=list[AttachmentTool])
 
 
 class MessageIncompleteDetails(Object):

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
-from .wire import Request
+from threadkeep.contract.wire import FieldRefused, Request
 
 Metadata = dict[str, str]
+Attributes = dict[str, str | float | bool]
 
 MAX_PAIRS: Final = 16
 MAX_KEY_LENGTH: Final = 64
@@ -19,61 +20,77 @@ MAX_VALUE_LENGTH: Final = 512
 _NAMES: Final[dict[type, str]] = {dict: "an object", list: "an array", type(None): "null"}
 
 
-class MetadataRefused(ValueError):
-    """``param`` is relative to the object that carries the metadata; ``reading`` adds the way there.
-
-    A ValueError, because that is what msgspec wraps together with the path of the object it was decoding.
-    """
-
-    def __init__(self, message: str, param: str, code: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.code = code
-
-
 def as_strings(given: dict[str, Any] | None) -> Metadata:
     """The metadata as it is stored and answered; null means none."""
     if not given:
         return {}
+    _check_keys("metadata", given)
+    return {key: _as_string(key, value) for key, value in given.items()}
+
+
+def as_attributes(given: dict[str, Any] | None) -> Attributes:
+    """``VectorStoreFileAttributes``: as metadata, but numbers and booleans stay what they are; null means none."""
+    if not given:
+        return {}
+    _check_keys("attributes", given)
+    return {key: _as_scalar(key, value) for key, value in given.items()}
+
+
+def _check_keys(name: str, given: dict[str, Any]) -> None:
     if len(given) > MAX_PAIRS:
-        raise MetadataRefused(
-            f"Invalid 'metadata': too many properties. Expected an object with at most {MAX_PAIRS} properties, "
+        raise FieldRefused(
+            name,
+            f"Invalid '{{param}}': too many properties. Expected an object with at most {MAX_PAIRS} properties, "
             f"but got an object with {len(given)} properties instead.",
-            "metadata",
             "object_above_max_properties",
         )
-    return {_checked_key(key): _as_string(key, value) for key, value in given.items()}
-
-
-def _checked_key(key: str) -> str:
-    if len(key) > MAX_KEY_LENGTH:
-        raise MetadataRefused(
-            f"Invalid property name in 'metadata': '{key[:MAX_KEY_LENGTH]}…' is too long. Expected a string with "
-            f"maximum length {MAX_KEY_LENGTH}, but got a string with length {len(key)} instead.",
-            "metadata",
-            "property_name_above_max_length",
-        )
-    return key
+    for key in given:
+        if len(key) > MAX_KEY_LENGTH:
+            raise FieldRefused(
+                name,
+                f"Invalid property name in '{{param}}': '{key[:MAX_KEY_LENGTH]}…' is too long. Expected a string with "
+                f"maximum length {MAX_KEY_LENGTH}, but got a string with length {len(key)} instead.",
+                "property_name_above_max_length",
+            )
 
 
 def _as_string(key: str, value: object) -> str:
     if isinstance(value, bool | int | float):
         value = msgspec.json.encode(value).decode()
     if not isinstance(value, str):
-        raise MetadataRefused(
-            f"Invalid type for 'metadata.{key}': expected a string, but got {_NAMES[type(value)]} instead.",
-            f"metadata.{key}",
-            "invalid_type",
-        )
+        raise _wrong_type(f"metadata.{key}", "a string", value)
+    return _checked_length(f"metadata.{key}", value)
+
+
+def _as_scalar(key: str, value: object) -> str | float | bool:
+    if isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        # A number is a number: 2020 and 2020.0 are the same to a filter. Beyond the range of a double is neither.
+        try:
+            float(value)
+        except OverflowError:
+            raise FieldRefused(f"attributes.{key}", "Invalid '{param}': number out of range.") from None
+        return value
+    if not isinstance(value, str):
+        raise _wrong_type(f"attributes.{key}", "one of a string, decimal, or boolean", value)
+    return _checked_length(f"attributes.{key}", value)
+
+
+def _checked_length(param: str, value: str) -> str:
     if len(value) > MAX_VALUE_LENGTH:
-        raise MetadataRefused(
-            f"Invalid 'metadata.{key}': string too long. Expected a string with maximum length {MAX_VALUE_LENGTH}, "
+        raise FieldRefused(
+            param,
+            f"Invalid '{{param}}': string too long. Expected a string with maximum length {MAX_VALUE_LENGTH}, "
             f"but got a string with length {len(value)} instead.",
-            f"metadata.{key}",
             "string_above_max_length",
         )
     return value
+
+
+def _wrong_type(param: str, expected: str, value: object) -> FieldRefused:
+    message = f"Invalid type for '{{param}}': expected {expected}, but got {_NAMES[type(value)]} instead."
+    return FieldRefused(param, message, "invalid_type")
 
 
 class CarriesMetadata(Request):
@@ -88,7 +105,7 @@ class CarriesMetadata(Request):
 class ModifiesMetadata(Request):
     """A request that replaces the metadata when it names it; null empties it, absent leaves it."""
 
-    metadata: dict[str, Any] | None | msgspec.UnsetType = msgspec.UNSET
+    metadata: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.metadata is not msgspec.UNSET:

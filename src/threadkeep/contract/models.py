@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from .wire import Object
+from threadkeep.contract.wire import Object
 
 
 class Model(Object):

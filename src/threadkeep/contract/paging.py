@@ -5,7 +5,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from msgspec import Meta
 
-from .wire import Object, Request
+from threadkeep.contract.wire import Object, Request
 
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ from typing import Literal
 
 from msgspec import UNSET, UnsetType
 
-from .metadata import Metadata
-from .runs import LastError, Usage
-from .tools import Ranker
-from .wire import Object
+from threadkeep.contract.metadata import Metadata
+from threadkeep.contract.runs import LastError, Usage
+from threadkeep.contract.tools import Ranker
+from threadkeep.contract.wire import Object
 
 StepType = Literal["message_creation", "tool_calls"]
 StepStatus = Literal["in_progress", "cancelled", "failed", "completed", "expired"]
@@ -133,7 +133,7 @@ class RunStep(Object):
 class FunctionCallDelta(Object, omit_defaults=True):
     name: str | UnsetType = UNSET
     arguments: str | UnsetType = UNSET
-    output: str | None | UnsetType = UNSET
+    output: str | UnsetType | None = UNSET
 
 
 class FunctionToolCallDelta(Object, tag_field="type", tag="function", omit_defaults=True):

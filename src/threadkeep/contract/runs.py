@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from .assistants import Instructions, Temperature, TopP
-from .messages import CreateMessageRequest
-from .metadata import CarriesMetadata, Metadata, ModifiesMetadata
-from .run_status import RunStatus
-from .threads import CreateThreadRequest
-from .tools import (
+from threadkeep.contract.assistants import Instructions, Temperature, TopP
+from threadkeep.contract.messages import CreateMessageRequest
+from threadkeep.contract.metadata import CarriesMetadata, Metadata, ModifiesMetadata
+from threadkeep.contract.run_status import RunStatus
+from threadkeep.contract.threads import CreateThreadRequest
+from threadkeep.contract.tools import (
     ModifyToolResources,
     ReasoningEffort,
     ResponseFormat,
@@ -18,7 +18,7 @@ from .tools import (
     ToolResources,
     TruncationStrategy,
 )
-from .wire import Object, Request
+from threadkeep.contract.wire import Object, Request
 
 ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
 RunTools = Annotated[list[Tool], Meta(max_length=20)]

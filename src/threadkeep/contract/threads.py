@@ -4,10 +4,10 @@ from typing import Literal
 
 from msgspec import UNSET, UnsetType
 
-from .messages import CreateMessageRequest
-from .metadata import CarriesMetadata, Metadata, ModifiesMetadata
-from .tools import CreateToolResources, ModifyToolResources, ToolResources
-from .wire import Object
+from threadkeep.contract.messages import CreateMessageRequest
+from threadkeep.contract.metadata import CarriesMetadata, Metadata, ModifiesMetadata
+from threadkeep.contract.tools import CreateToolResources, ModifyToolResources, ToolResources
+from threadkeep.contract.wire import Object
 
 
 class Thread(Object):
@@ -26,4 +26,4 @@ class CreateThreadRequest(CarriesMetadata):
 
 
 class ModifyThreadRequest(ModifiesMetadata):
-    tool_resources: ModifyToolResources | None | UnsetType = UNSET
+    tool_resources: ModifyToolResources | UnsetType | None = UNSET

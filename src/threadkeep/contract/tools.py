@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, UnsetType, field
 
-from .wire import Object, Request
+from threadkeep.contract.wire import Object, Request
 
 Ranker = Literal["auto", "default_2024_08_21"]
+FunctionIdentifier = Annotated[str, Meta(max_length=64, pattern=r"^[a-zA-Z0-9_-]+\Z")]
 
 
 class RankingOptions(Request):
@@ -40,11 +41,11 @@ class FileSearchToolTypeOnly(Request, tag_field="type", tag="file_search"):
 class FunctionDefinition(Request):
     """``FunctionObject``: a function of the client's, described to the model."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    description: str | None | UnsetType = UNSET
+    name: FunctionIdentifier
+    description: str | UnsetType | None = UNSET
     # A JSON Schema; absent means a function without parameters.
-    parameters: dict[str, Any] | None | UnsetType = UNSET
-    strict: bool | None | UnsetType = UNSET
+    parameters: dict[str, Any] | UnsetType | None = UNSET
+    strict: bool | UnsetType | None = UNSET
 
 
 class FunctionTool(Request, tag_field="type", tag="function"):
@@ -53,7 +54,8 @@ class FunctionTool(Request, tag_field="type", tag="function"):
     function: FunctionDefinition
 
 
-Tool = CodeInterpreterTool | FileSearchTool | FunctionTool
+# The order in which a refusal lists the supported types.
+Tool = CodeInterpreterTool | FunctionTool | FileSearchTool
 AttachmentTool = CodeInterpreterTool | FileSearchToolTypeOnly
 
 
@@ -80,10 +82,10 @@ class JsonObjectFormat(Request, tag_field="type", tag="json_object"):
 
 
 class JsonSchema(Request):
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    description: str | None | UnsetType = UNSET
+    name: FunctionIdentifier
+    description: str | UnsetType | None = UNSET
     schema: dict[str, Any] | UnsetType = UNSET
-    strict: bool | None | UnsetType = UNSET
+    strict: bool | UnsetType | None = UNSET
 
 
 class JsonSchemaFormat(Request, tag_field="type", tag="json_schema"):
@@ -110,11 +112,11 @@ VectorStoreIds = Annotated[list[str], Meta(max_length=1)]
 
 
 class CodeInterpreterResources(Object):
-    file_ids: list[str] = []
+    file_ids: list[str] = field(default_factory=list[str])
 
 
 class FileSearchResources(Object):
-    vector_store_ids: list[str] = []
+    vector_store_ids: list[str] = field(default_factory=list[str])
 
 
 class ToolResources(Object, omit_defaults=True):
@@ -136,8 +138,8 @@ class ModifyFileSearchResources(Request):
 class ModifyToolResources(Request):
     """``tool_resources`` of the modify requests and of create thread and run."""
 
-    code_interpreter: ModifyCodeInterpreterResources | None | UnsetType = UNSET
-    file_search: ModifyFileSearchResources | None | UnsetType = UNSET
+    code_interpreter: ModifyCodeInterpreterResources | UnsetType | None = UNSET
+    file_search: ModifyFileSearchResources | UnsetType | None = UNSET
 
 
 class AutoChunkingStrategy(Request, tag_field="type", tag="auto"):

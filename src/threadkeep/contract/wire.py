@@ -2,7 +2,8 @@
 
 from typing import Any, dataclass_transform
 
-from msgspec import Struct, StructMeta, field
+from msgspec import UNSET, Struct, StructMeta, field
+from msgspec.structs import force_setattr
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
@@ -24,3 +25,24 @@ class Object(Struct, metaclass=_KeywordOnly, frozen=True):
 
 class Request(Struct, metaclass=_KeywordOnly, frozen=True, forbid_unknown_fields=True):
     """A JSON object that a client sends; an unknown property is refused with its path."""
+
+
+class FieldRefused(ValueError):
+    """Raised in the ``__post_init__`` of a request: a rule that its types cannot say is broken.
+
+    ``param`` is relative to the object that raises; ``reading`` knows the way there and writes the whole path where
+    the message says ``{param}``. A ValueError, because only that (or a TypeError) passes through msgspec's decoder.
+    """
+
+    def __init__(self, param: str, message: str, code: str | None = "invalid_value") -> None:
+        super().__init__(message)
+        self.param = param
+        self.message = message
+        self.code = code
+
+
+def absent_if_null(request: Request, *names: str) -> None:
+    """Takes null for an optional field as if it were absent: many clients send null for what they do not set."""
+    for name in names:
+        if getattr(request, name) is None:
+            force_setattr(request, name, UNSET)
