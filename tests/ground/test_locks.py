@@ -1,0 +1,47 @@
+"""The locks say what pyproject.toml asks for, name no index, and need nothing compiled."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ASKED = {
+    "runtime": PROJECT["project"]["dependencies"],
+    "dev": PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"],
+}
+REMEDY = "run ./run lock and commit what it writes"
+
+
+def pins(name: str) -> dict[str, tuple[int, ...]]:
+    lines = re.findall(r"^([\w.-]+)==([\d.]+)", (ROOT / f"locks/{name}.txt").read_text(), re.MULTILINE)
+    return {project: tuple(map(int, version.strip(".").split("."))) for project, version in lines}
+
+
+@pytest.mark.parametrize(
+    ("lock", "requirement"),
+    [(lock, requirement) for lock, requirements in ASKED.items() for requirement in requirements],
+)
+def test_every_dependency_is_locked_at_a_version_that_is_asked_for(lock: str, requirement: str) -> None:
+    parts = re.match(r"([\w.-]+)(?:\[\w+\])?(?:>=|==)([\d.]+)", requirement)
+    assert parts, f"{requirement}: give the oldest version that is known to work"
+    name, oldest = parts[1], tuple(map(int, parts[2].split(".")))
+
+    assert name in pins(lock), f"locks/{lock}.txt lacks {name}: {REMEDY}"
+    assert pins(lock)[name] >= oldest, f"locks/{lock}.txt has an old {name}: {REMEDY}"
+
+
+def test_the_tests_run_with_the_versions_that_are_shipped() -> None:
+    shipped, tested = pins("runtime"), pins("dev")
+
+    assert {name: tested[name] for name in shipped} == shipped
+
+
+@pytest.mark.parametrize("lock", ["runtime", "dev"])
+def test_a_lock_holds_digests_and_no_address(lock: str) -> None:
+    text = (ROOT / f"locks/{lock}.txt").read_text()
+
+    assert "://" not in text
+    assert text.count("--hash=sha256:") >= len(pins(lock))
