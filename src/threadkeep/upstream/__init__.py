@@ -1,0 +1,1 @@
+"""Who answers the model's turn: Chat Completions servers, and the offline model."""

@@ -1,0 +1,435 @@
+"""A Chat Completions server as an ``Upstream``.
+
+Before the first byte a failed call is repeated; after it, never: what was yielded was shown to somebody. Three clocks
+bound a call: connecting, the first byte, and the silence between two bytes. Leaving the iterator ends the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import urllib.request
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import cast
+
+import aiohttp
+import msgspec
+from msgspec.structs import replace
+from yarl import URL
+
+from threadkeep.contract.errors import UpstreamFailed
+from threadkeep.contract.models import Model
+from threadkeep.upstream import failures, quirks
+from threadkeep.upstream.answer import AnswerReader
+from threadkeep.upstream.chat import AssistantMessage, ChatChunk, ChatRequest
+from threadkeep.upstream.config import UpstreamConfig
+from threadkeep.upstream.failures import Place
+from threadkeep.upstream.quirks import Quirk
+from threadkeep.upstream.sse import MAX_EVENT_BYTES, EventTooLarge
+
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
+_LONGEST_ERROR_BODY = 64 * 1024
+_LONGEST_MODEL_LIST = 8 * 1024 * 1024
+_MODEL_LIST_TIMEOUT_S = 5.0
+# How long the end of a complete answer is waited for, so that its connection can be used again.
+_TAIL_S = 0.05
+# Lessons a single call may learn from refusals, and models we remember lessons of.
+_MOST_LESSONS = 6
+_MOST_REMEMBERED = 1000
+_AZURE_API_VERSION = "2024-10-21"
+_encode = msgspec.json.Encoder().encode
+
+
+class SharedSession:
+    """The one aiohttp session that all upstreams share: made inside the event loop when first needed."""
+
+    def __init__(self, user_agent: str = "threadkeep") -> None:
+        self._user_agent = user_agent
+        self._session: aiohttp.ClientSession | None = None
+
+    def get(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                # As many connections as there are runs: a pool that made runs wait for one another would only move
+                # the bound that the node already has.
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60, ttl_dns_cache=30),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": self._user_agent},
+            )
+        return self._session
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+class ChatCompletionsUpstream:
+    """One configured Chat Completions server; see ``Upstream`` for what its methods promise."""
+
+    def __init__(self, config: UpstreamConfig, session: SharedSession) -> None:
+        self.name = config.name
+        self.config = config
+        self._session = session
+        self._quirk = quirks.quirk_for(config.url, config.quirks, "")
+        self._base = _base(config)
+        self._headers = _headers(config, self._quirk)
+        self._proxy = _proxy(self._base)
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=config.connect_timeout_s, sock_connect=config.connect_timeout_s
+        )
+        # What refusals taught, by the upstream's name of the model.
+        self._learned: dict[str, Quirk] = {}
+
+    def context_window(self, model: str) -> int:
+        return self.config.window(model)
+
+    async def stream(
+        self, request: ChatRequest, *, deadline: float | None = None
+    ) -> AsyncGenerator[list[ChatChunk], None]:
+        model = self.config.name_there(request.model)
+        place = Place(self.name, self.config.host, model, self.config.secrets)
+        opened = await self._open(replace(request, model=model), place, deadline)
+        response, quirk, read = opened.response, opened.quirk, opened.first
+        answer = AnswerReader(place, thinks_aloud=quirk.thinks_aloud is not False, taken_ids=_call_ids(request))
+        silence = _Silence(response, self.config.idle_timeout_s)
+        at_end = False
+        try:
+            if _is_json(read, response.content_type):
+                body = await _whole(response, silence, read)
+                at_end = True
+                yield answer.take_whole(body)
+                return
+            readany, take = response.content.readany, answer.take
+            while read:
+                if chunks := take(read):
+                    yield chunks
+                if answer.failure is not None:
+                    raise answer.failure
+                if answer.is_done:
+                    break
+                silence.begin()
+                read = await readany()
+                silence.end()
+            at_end = not read
+            if chunks := answer.end():
+                yield chunks
+            if not at_end:
+                at_end = await _reaches_end(response)
+        except EventTooLarge:
+            raise failures.broken(place, f"sent an event of more than {MAX_EVENT_BYTES:,} bytes") from None
+        except (aiohttp.ClientError, ConnectionError) as error:
+            if silence.has_expired:
+                raise failures.silent(place, "sent nothing more of its answer", self.config.idle_timeout_s) from error
+            raise failures.broken(place, "closed the connection before its answer was complete") from error
+        finally:
+            silence.stop()
+            if at_end:
+                response.release()
+            else:
+                response.close()
+
+    async def models(self) -> list[Model]:
+        """What the server lists; raises ``UpstreamFailed`` when it does not, within a few seconds."""
+        if "model_list" in self._quirk.lacks:
+            return []
+        place = Place(self.name, self.config.host, "", self.config.secrets)
+        url = self._base / "models"
+        if self.config.api_version:
+            url = url.update_query({"api-version": self.config.api_version})
+        try:
+            async with (
+                asyncio.timeout(_MODEL_LIST_TIMEOUT_S),
+                self._session.get().get(
+                    url, headers=self._headers, proxy=self._proxy, timeout=self._timeout, allow_redirects=False
+                ) as response,
+            ):
+                if response.status != 200:
+                    raise failures.refused(place, response.status, await _error_body(response), None)
+                body = await _bounded(response, _LONGEST_MODEL_LIST)
+        except TimeoutError:
+            raise failures.silent(place, "did not list its models", _MODEL_LIST_TIMEOUT_S) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise failures.unreachable(place, _why(error)) from error
+        return _listed(body, self.name)
+
+    async def _open(self, request: ChatRequest, place: Place, deadline: float | None) -> _Opened:
+        """Sends the request until the first byte of an answer is there, or nothing is left to try."""
+        config, model = self.config, request.model
+        quirk = self._known(model)
+        sent = quirks.fit(request, quirk)
+        give_up = time.monotonic() + config.retry_total_s
+        if deadline is not None:
+            give_up = min(give_up, deadline)
+        retries = lessons = 0
+        while True:
+            failure: UpstreamFailed
+            wait_s: float | None
+            try:
+                async with asyncio.timeout(config.first_byte_timeout_s):
+                    response = await self._session.get().post(
+                        self._url(model, quirk),
+                        data=_encode(sent),
+                        headers=self._headers,
+                        proxy=self._proxy,
+                        timeout=self._timeout,
+                        allow_redirects=False,
+                    )
+                    try:
+                        if response.status == 200:
+                            first = await response.content.readany()
+                            if first:
+                                return _Opened(response, quirk, first)
+                            body = b""
+                        else:
+                            body = await _error_body(response)
+                    except BaseException:
+                        response.close()
+                        raise
+            except aiohttp.ConnectionTimeoutError:
+                failure = failures.unreachable(place, f"no connection within {config.connect_timeout_s:g} seconds")
+                wait_s = None
+            except TimeoutError:
+                # Not repeated: the upstream has been at work all this time, and would be given the same again.
+                raise failures.silent(place, "sent no answer", config.first_byte_timeout_s) from None
+            except aiohttp.ClientSSLError as error:
+                raise failures.unreachable(place, _why(error)) from error
+            except (aiohttp.ClientError, OSError) as error:
+                failure = failures.unreachable(place, _why(error))
+                # A kept connection that the server had closed meanwhile: a new one is made at once.
+                wait_s = 0.0 if isinstance(error, aiohttp.ServerDisconnectedError) and not retries else None
+            else:
+                response.release()
+                status = response.status
+                wait_s = _retry_after_s(response.headers)
+                if status == 200:
+                    failure = failures.broken(place, "closed the connection before its answer began")
+                else:
+                    failure = failures.refused(place, status, body, wait_s)
+                    text = body.decode(errors="replace")
+                    learned = quirks.learn(status, text, sent, quirk) if lessons < _MOST_LESSONS else None
+                    if learned is not None and not failure.context_exceeded:
+                        lessons += 1
+                        quirk = learned
+                        sent = quirks.fit(request, quirk)
+                        self._remember(model, learned)
+                        continue
+                    if status not in _RETRIED or failure.context_exceeded or not _may_help(response, text):
+                        raise failure
+            # Between half and all of 0.5, 1, 2, 4, 8 s: runs that failed together do not come back together.
+            pause_s = min(0.5 * 2**retries, 8.0) * random.uniform(0.5, 1.0) if wait_s is None else wait_s
+            if retries >= config.max_retries or time.monotonic() + pause_s > give_up:
+                raise failure
+            retries += 1
+            await asyncio.sleep(pause_s)
+
+    def _known(self, model: str) -> Quirk:
+        quirk = self._learned.get(model)
+        return quirk if quirk is not None else quirks.quirk_for(self.config.url, self.config.quirks, model)
+
+    def _remember(self, model: str, quirk: Quirk) -> None:
+        if len(self._learned) >= _MOST_REMEMBERED:
+            self._learned.pop(next(iter(self._learned)))
+        self._learned[model] = quirk
+
+    def _url(self, model: str, quirk: Quirk) -> URL:
+        url, version = self._base, self.config.api_version
+        if quirk.path == "deployments":
+            version = version or _AZURE_API_VERSION
+            if "deployments" not in url.parts:
+                if "openai" not in url.parts:
+                    url = url / "openai"
+                url = url / "deployments" / model
+        url = url / "chat" / "completions"
+        return url.update_query({"api-version": version}) if version else url
+
+
+class _Opened(msgspec.Struct, frozen=True):
+    """An answer whose first bytes are there."""
+
+    response: aiohttp.ClientResponse
+    quirk: Quirk
+    first: bytes
+
+
+class _Silence:
+    """Closes the response when a read waits longer than the limit.
+
+    One timer per limit instead of one per read: a read only notes when it began.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, limit_s: float) -> None:
+        self.has_expired = False
+        self._response = response
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        # None while nobody reads: a slow consumer is not the upstream's silence.
+        self._since: float | None = None
+        self._timer = self._loop.call_later(limit_s, self._look)
+
+    def begin(self) -> None:
+        self._since = self._loop.time()
+
+    def end(self) -> None:
+        self._since = None
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        left_s = self._limit_s if self._since is None else self._since + self._limit_s - self._loop.time()
+        if left_s <= 0:
+            self.has_expired = True
+            self._response.close()
+        else:
+            self._timer = self._loop.call_later(left_s, self._look)
+
+
+def _base(config: UpstreamConfig) -> URL:
+    url = URL(config.url)
+    path = url.path.rstrip("/").removesuffix("/chat/completions")
+    return url.with_path(path, encoded=False, keep_query=True).with_user(None)
+
+
+def _headers(config: UpstreamConfig, quirk: Quirk) -> dict[str, str]:
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "text/event-stream, application/json",
+        # Compression of small events only delays them.
+        "Accept-Encoding": "identity",
+    }
+    url = URL(config.url)
+    if config.api_key and quirk.key_header == "api-key":
+        headers["api-key"] = config.api_key
+    elif config.api_key:
+        headers["Authorization"] = f"Bearer {config.api_key}"
+    elif url.user:
+        headers["Authorization"] = aiohttp.encode_basic_auth(url.user, url.password or "")
+    return headers | dict(config.extra_headers)
+
+
+def _proxy(base: URL) -> str | None:
+    """The proxy of the environment; never for this machine, whatever the environment says."""
+    host = base.host or ""
+    if host == "localhost" or host.startswith("127.") or host == "::1" or urllib.request.proxy_bypass(host):
+        return None
+    return urllib.request.getproxies().get(base.scheme)
+
+
+def _is_json(read: bytes, content_type: str) -> bool:
+    """Whether the answer is one JSON object. Its first byte says it; the header is often wrong."""
+    return content_type != "text/event-stream" and read.lstrip()[:1] in (b"{", b"[", b"<")
+
+
+async def _whole(response: aiohttp.ClientResponse, silence: _Silence, first: bytes) -> bytes:
+    reads, size = [first], len(first)
+    while True:
+        silence.begin()
+        read = await response.content.readany()
+        silence.end()
+        if not read:
+            return b"".join(reads)
+        reads.append(read)
+        size += len(read)
+        if size > MAX_EVENT_BYTES:
+            raise EventTooLarge
+
+
+async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, up to the limit; the connection of a longer one is given up."""
+    reads: list[bytes] = []
+    size = 0
+    while size < limit and (read := await response.content.readany()):
+        reads.append(read)
+        size += len(read)
+    if not response.content.at_eof():
+        response.close()
+    return b"".join(reads)[:limit]
+
+
+async def _error_body(response: aiohttp.ClientResponse) -> bytes:
+    """As much of an error's body as comes soon and is worth reading."""
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(5):
+            return await _bounded(response, _LONGEST_ERROR_BODY)
+    response.close()
+    return b""
+
+
+async def _reaches_end(response: aiohttp.ClientResponse) -> bool:
+    """Whether the body ends here, as it should after ``[DONE]``: only then can its connection be used again."""
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_TAIL_S):
+            while not response.content.at_eof():
+                if not await response.content.readany():
+                    break
+            return True
+    return False
+
+
+def _call_ids(request: ChatRequest) -> set[str]:
+    """The tool call ids that the conversation has used already."""
+    return {
+        call.id
+        for message in request.messages
+        if isinstance(message, AssistantMessage) and message.tool_calls is not msgspec.UNSET
+        for call in message.tool_calls
+    }
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    with suppress(ValueError, KeyError):
+        return max(0.0, float(headers["retry-after-ms"]) / 1000)
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    with suppress(ValueError):
+        return max(0.0, float(value))
+    with suppress(ValueError):
+        at = parsedate_to_datetime(value)
+        return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    return None
+
+
+def _may_help(response: aiohttp.ClientResponse, body: str) -> bool:
+    """Whether waiting can change the outcome: not when the server says no, and not when the money is used up."""
+    return response.headers.get("x-should-retry") != "false" and "insufficient_quota" not in body
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name could not be resolved"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return (error.os_error.strerror or str(error.os_error)).lower()
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "it closed the connection without an answer"
+    return str(error) or type(error).__name__
+
+
+def _listed(body: bytes, owner: str) -> list[Model]:
+    try:
+        found: object = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return []
+    if isinstance(found, dict):
+        fields = cast("dict[str, object]", found)
+        found = fields.get("data") or fields.get("models")
+    models: list[Model] = []
+    for entry in cast("list[object]", found) if isinstance(found, list) else []:
+        fields = cast("dict[str, object]", entry) if isinstance(entry, dict) else {"id": entry}
+        name, created, owned_by = fields.get("id") or fields.get("name"), fields.get("created"), fields.get("owned_by")
+        if isinstance(name, str) and name:
+            models.append(
+                Model(
+                    id=name,
+                    created=int(created) if isinstance(created, (int, float)) else 0,
+                    owned_by=owned_by if isinstance(owned_by, str) and owned_by else owner,
+                )
+            )
+    return models

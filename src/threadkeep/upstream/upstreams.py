@@ -1,0 +1,118 @@
+"""Which upstream answers which model, and what models there are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from threadkeep.contract.errors import NotFound, UpstreamFailed
+from threadkeep.contract.models import Model
+from threadkeep.upstream.chat import ChatChunk, ChatRequest
+from threadkeep.upstream.client import ChatCompletionsUpstream, SharedSession
+from threadkeep.upstream.config import UpstreamConfig
+from threadkeep.upstream.offline import OFFLINE_MODELS, OfflineUpstream, is_offline
+
+log = logging.getLogger(__name__)
+
+# Long enough for a page that lists models and then looks at each; short enough to see a model pulled a moment ago.
+_LIST_KEPT_S = 5.0
+
+
+class Upstream(Protocol):
+    """Whoever answers a model's turn."""
+
+    name: str
+
+    def context_window(self, model: str) -> int:
+        """How many tokens the model reads at once."""
+        ...
+
+    def stream(self, request: ChatRequest, *, deadline: float | None = None) -> AsyncGenerator[list[ChatChunk], None]:
+        """One answer, as lists of chunks: one list per read from the network, so that a burst is one wake-up.
+
+        The chunks are tidy whatever the upstream is like: only one choice; the promises of ``ToolCallDelta``; exactly
+        one finish reason. Usage may be missing: then the caller estimates. Raises ``UpstreamFailed``, before or in the
+        midst of the chunks. ``deadline`` (of ``time.monotonic()``) bounds repeated attempts.
+
+        Closing the iterator, or cancelling who waits for it, ends the request at the upstream at once. Use
+        ``contextlib.aclosing``: an iterator that is only dropped is closed when the garbage collector finds it.
+        """
+        ...
+
+    async def models(self) -> list[Model]:
+        """What it lists. Raises ``UpstreamFailed`` when it cannot."""
+        ...
+
+
+class Upstreams:
+    """The configured upstreams in order of precedence, and the offline model.
+
+    The offline model answers to ``offline`` and ``offline-…`` always, and to every name when nothing is configured.
+    """
+
+    def __init__(self, configs: Sequence[UpstreamConfig] = (), *, user_agent: str = "threadkeep") -> None:
+        self._session = SharedSession(user_agent)
+        self._offline = OfflineUpstream()
+        self._configured = [ChatCompletionsUpstream(config, self._session) for config in configs]
+        self._listed: list[Model] = []
+        self._listed_until = 0.0
+        self._listing = asyncio.Lock()
+
+    def for_model(self, model: str) -> Upstream:
+        """The first upstream whose patterns match. Raises ``NotFound`` when none does."""
+        if is_offline(model) or not self._configured:
+            return self._offline
+        for upstream in self._configured:
+            if upstream.config.answers(model):
+                return upstream
+        raise NotFound(f"The model '{model}' does not exist or no upstream of this server answers it.", param="model")
+
+    async def models(self) -> list[Model]:
+        """Every model that ``for_model`` would find, as far as the upstreams tell. One that is away does not spoil
+        the list: only the names that its configuration spells out are listed for it."""
+        async with self._listing:  # one request asks; those that come meanwhile get its list
+            if time.monotonic() >= self._listed_until:
+                self._listed = await self._list()
+                self._listed_until = time.monotonic() + _LIST_KEPT_S
+        return list(self._listed)
+
+    async def model(self, model: str) -> Model:
+        """One model of the list, or one that an upstream answers without listing it. Raises ``NotFound``."""
+        for listed in await self.models():
+            if listed.id == model:
+                return listed
+        upstream = self.for_model(model)
+        if upstream is self._offline:
+            return Model(id=model, created=0, owned_by="threadkeep")
+        raise NotFound(f"The model '{model}' does not exist", param="model")
+
+    async def close(self) -> None:
+        """Closes the connections; streams still open fail."""
+        await self._session.close()
+
+    async def _list(self) -> list[Model]:
+        lists = await asyncio.gather(*(self._list_of(upstream) for upstream in self._configured))
+        found: dict[str, Model] = {}
+        for upstream, models in zip(self._configured, lists, strict=True):
+            spelt_out = (*upstream.config.models, *upstream.config.model_rename)
+            named = [Model(id=n, created=0, owned_by=upstream.name) for n in spelt_out if not set(n) & set("*?[")]
+            for model in (*models, *named):
+                if not is_offline(model.id) and self._answerer(model.id) is upstream:
+                    found.setdefault(model.id, model)
+        return [*found.values(), *OFFLINE_MODELS]
+
+    def _answerer(self, model: str) -> ChatCompletionsUpstream | None:
+        return next((u for u in self._configured if u.config.answers(model)), None)
+
+    async def _list_of(self, upstream: ChatCompletionsUpstream) -> list[Model]:
+        try:
+            return await upstream.models()
+        except UpstreamFailed as failure:
+            log.warning(
+                "an upstream does not list its models",
+                extra={"action": "upstream_models_failed", "upstream": upstream.name, "cause": failure.message},
+            )
+            return []
