@@ -1,9 +1,12 @@
 """What is remembered: the only room that knows SQL."""
 
 from pathlib import Path
+from sqlite3 import Error as _DatabaseError
 
-from threadkeep.storage.errors import BadDatabaseUrl, DatabaseTooNew, FolderInUse, StoreError
+from threadkeep.storage.checkup import Look, look
+from threadkeep.storage.errors import BadDatabaseUrl, DatabaseTooNew, FolderInUse, StoreError, Unusable
 from threadkeep.storage.keys import DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME, Key, hash_of
+from threadkeep.storage.schema import SqlitePlace as _SqlitePlace
 from threadkeep.storage.schema import migrate as _migrate
 from threadkeep.storage.schema import place_of as _place_of
 from threadkeep.storage.store import Store, open_store
@@ -19,12 +22,15 @@ __all__ = [
     "Key",
     "Lease",
     "LeaseTerms",
+    "Look",
     "Renewal",
     "Store",
     "StoreError",
     "Transaction",
+    "Unusable",
     "WorkItem",
     "hash_of",
+    "look",
     "migrate",
     "open_store",
 ]
@@ -33,5 +39,10 @@ __all__ = [
 def migrate(database_url: str | None, data_dir: Path) -> tuple[str | None, str]:
     """Brings the database to this program's revision; the revisions before (null: it was empty) and after."""
     place = _place_of(database_url, data_dir)
-    data_dir.mkdir(parents=True, exist_ok=True)
-    return _migrate(place)
+    if not isinstance(place, _SqlitePlace):
+        return _migrate(place)
+    try:
+        place.path.parent.mkdir(parents=True, exist_ok=True)
+        return _migrate(place)
+    except (OSError, _DatabaseError) as error:
+        raise Unusable(place.path, error) from error

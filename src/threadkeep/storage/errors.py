@@ -3,6 +3,7 @@
 StoreError
 ├── BadDatabaseUrl   the setting names no database that we know
 ├── FolderInUse      another server works on the folder
+├── Unusable         the folder or file is not ours to write, full, or no database
 └── DatabaseTooNew   the database was migrated by a newer version of the program
 """
 
@@ -36,6 +37,14 @@ class FolderInUse(StoreError):
         )
         self.folder = folder
         self.holder = holder
+
+
+class Unusable(StoreError):
+    """The embedded database can't be opened where it is to be."""
+
+    def __init__(self, path: Path, cause: Exception) -> None:
+        reason = cause.strerror if isinstance(cause, OSError) else str(cause)
+        super().__init__(f"The database {path} cannot be used: {reason}.")
 
 
 class DatabaseTooNew(StoreError):

@@ -62,7 +62,7 @@ def migrate(place: Place) -> tuple[str | None, str]:
 
     Several nodes may do this at once: one migrates, the others wait and find it done.
     """
-    before = _revision_of(place)
+    before = revision_of(place)
     if before != REVISIONS[-1]:
         _check_known(before)
         with _engine_of(place).connect() as connection:
@@ -75,7 +75,8 @@ def _check_known(revision: str | None) -> None:
         raise DatabaseTooNew(revision)
 
 
-def _revision_of(place: Place) -> str | None:
+def revision_of(place: Place) -> str | None:
+    """The last migration that the database has seen; null when it is empty."""
     match place:
         case SqlitePlace():
             connection = connect_sqlite(place.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from threadkeep.contract.errors import Unavailable
 from threadkeep.storage.engine import Answers, Engine, Job
+from threadkeep.storage.errors import Unusable
 from threadkeep.storage.schema import Place, SqlitePlace, migrate, place_of
 from threadkeep.storage.sqlite import SqliteEngine, lock_folder
 from threadkeep.storage.transaction import Transaction
@@ -92,14 +94,17 @@ def _open(
     match place:
         case SqlitePlace(path=path):
             folder = path.parent
-            folder.mkdir(parents=True, exist_ok=True)
-            if is_sole_server:
-                held.enter_context(lock_folder(folder))
-            is_new = not path.exists()
-            migrate(place)
-            if is_new:
-                _sync(folder)
-            return SqliteEngine(path, answers, readers=readers)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if is_sole_server:
+                    held.enter_context(lock_folder(folder))
+                is_new = not path.exists()
+                migrate(place)
+                if is_new:
+                    _sync(folder)
+                return SqliteEngine(path, answers, readers=readers)
+            except (OSError, sqlite3.Error) as error:
+                raise Unusable(path, error) from error
         case _:
             from threadkeep.storage.postgres import PostgresEngine  # noqa: PLC0415 - the embedded shape does without
 
