@@ -38,9 +38,10 @@ class InvalidRequest(ThreadkeepError):
 class NotFound(ThreadkeepError):
     """There is no such object in the caller's project."""
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.code = code
 
 
 class Unauthenticated(ThreadkeepError):

@@ -15,6 +15,7 @@ _one = (assistants.c.project_id == PROJECT, assistants.c.id == text("id_"))
 
 INSERT = Statement(sa.insert(assistants).values(project_id=PROJECT, id=text("id_"), object=text("json")))
 GET = Statement(sa.select(assistants.c.object).where(*_one))
+LOCK = Statement(sa.select(assistants.c.object).where(*_one).with_for_update(key_share=True))
 REPLACE = Statement(sa.update(assistants).where(*_one).values(object=text("json")))
 DELETE = Statement(sa.delete(assistants).where(*_one))
 LIST = Listing(sa.select(assistants.c.object).where(assistants.c.project_id == PROJECT), assistants.c.id, _decoder)
@@ -37,6 +38,12 @@ class Assistants:
         if (assistant := self.find(assistant_id)) is None:
             raise not_found("assistant", assistant_id)
         return assistant
+
+    def lock(self, assistant_id: str) -> Assistant:
+        """The assistant as it is, and it stays so until the transaction ends: for changing a part of it."""
+        if (row := self._bound.row(LOCK, id_=assistant_id)) is None:
+            raise not_found("assistant", assistant_id)
+        return _decoder.decode(row[0])
 
     def replace(self, assistant: Assistant) -> None:
         if not self._bound.run(REPLACE, id_=assistant.id, json=encode(assistant)):

@@ -32,6 +32,7 @@ INSERT = Statement(
     .inline()
 )
 GET = Statement(sa.select(messages.c.object).where(*_one))
+LOCK = Statement(sa.select(messages.c.object).where(*_one).with_for_update(key_share=True))
 REPLACE = Statement(sa.update(messages).where(*_one).values(object=text("json"), words=text("words")))
 DELETE = Statement(sa.delete(messages).where(*_one))
 LAST_ID = Statement(sa.select(messages.c.id).where(*_in_thread).order_by(messages.c.id.desc()).limit(1))
@@ -59,6 +60,12 @@ class Messages:
 
     def get(self, thread_id: str, message_id: str) -> Message:
         if (row := self._bound.row(GET, thread=thread_id, id_=message_id)) is None:
+            raise not_found("message", message_id)
+        return _decoder.decode(row[0])
+
+    def lock(self, thread_id: str, message_id: str) -> Message:
+        """The message as it is, and it stays so until the transaction ends: for changing a part of it."""
+        if (row := self._bound.row(LOCK, thread=thread_id, id_=message_id)) is None:
             raise not_found("message", message_id)
         return _decoder.decode(row[0])
 

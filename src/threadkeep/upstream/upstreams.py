@@ -87,7 +87,7 @@ class Upstreams:
         upstream = self.for_model(model)
         if upstream is self._offline:
             return Model(id=model, created=0, owned_by="threadkeep")
-        raise NotFound(f"The model '{model}' does not exist", param="model")
+        raise NotFound(f"The model '{model}' does not exist", param="model", code="model_not_found")
 
     async def close(self) -> None:
         """Closes the connections; streams still open fail."""
