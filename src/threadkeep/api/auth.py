@@ -1,0 +1,107 @@
+"""Whose request it is: from the key it carries to a project, and which version of the API it speaks.
+
+A key is looked up at most once a second; so a revoked one is refused everywhere within that second.
+"""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from threadkeep.contract.errors import InvalidRequest, Unauthenticated
+from threadkeep.storage.keys import hash_of
+from threadkeep.storage.store import Store, Transaction
+
+REMEMBERED_S: Final = 1.0
+MAX_REMEMBERED: Final = 10_000
+
+MISSING_KEY: Final = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY)."
+)
+
+
+class Authenticator:
+    """Finds the project of a key. As long as no key was ever made, ``open_project``, if given, takes every key."""
+
+    def __init__(
+        self, store: Store, *, open_project: str | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._open_project = open_project
+        self._clock = clock
+        # By the key's hash: the key itself is kept nowhere. A key that is not ours is remembered too (as None), so that
+        # a client with a wrong one does not become load on the database.
+        self._remembered: dict[str, tuple[str | None, float]] = {}
+
+    async def __call__(self, key: str | None) -> str:
+        if not key:
+            raise Unauthenticated(MISSING_KEY)
+        key_hash = hash_of(key)
+        now = self._clock()
+        project, until = self._remembered.get(key_hash, (None, 0.0))
+        if until <= now:
+            project = await self._store.read(None, lambda tx: self._find(tx, key_hash))
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            # From before the look-up: what was read may be as old as that.
+            self._remembered[key_hash] = (project, now + REMEMBERED_S)
+        if project is None:
+            raise Unauthenticated(
+                f"Incorrect API key provided: '{masked(key)}'. You can find your API key at "
+                "https://platform.openai.com/account/api-keys. (This server's own keys are made with "
+                "'threadkeep keys create'.)"
+            )
+        return project
+
+    def _find(self, tx: Transaction, key_hash: str) -> str | None:
+        if (found := tx.keys.find(key_hash)) is not None:
+            return found[1]
+        return None if self._open_project is None or tx.keys.any() else self._open_project
+
+
+def masked(key: str) -> str:
+    """Enough of a key to recognise it by and too little to use it."""
+    if len(key) < 12:
+        return "*" * len(key)
+    return f"{key[:5]}***{key[-2:]}" if key.isascii() and key.isprintable() else "***"
+
+
+def presented_key(headers: Mapping[bytes, bytes]) -> str | None:
+    """The key in ``Authorization: Bearer`` or, as Azure's clients send it, in ``api-key``."""
+    authorization = headers.get(b"authorization")
+    if authorization is not None:
+        scheme, _, key = authorization.partition(b" ")
+        if scheme.lower() == b"bearer":
+            return key.strip().decode("latin-1")
+    api_key = headers.get(b"api-key")
+    return None if api_key is None else api_key.strip().decode("latin-1")
+
+
+_BETA: Final = re.compile(r"[A-Za-z0-9_.-]+=v[0-9]+")
+
+
+def check_beta(header: bytes | None) -> None:
+    """``OpenAI-Beta``: absent is accepted, as are other betas beside ``assistants=v2``."""
+    if header is None or header == b"assistants=v2":
+        return
+    betas = [beta for part in header.decode("latin-1").split(",") if (beta := part.strip())]
+    for beta in betas:
+        if _BETA.fullmatch(beta) is None:
+            raise InvalidRequest(
+                f"Invalid beta header provided: '{beta[:100]}'. The header should be in the format "
+                "'OpenAI-Beta: example_beta=v1'.",
+                code="invalid_beta",
+            )
+    if "assistants=v2" in betas or not betas:
+        return
+    if "assistants=v1" in betas:
+        raise InvalidRequest(
+            "The v1 Assistants API has been deprecated. See the migration guide for more information: "
+            "https://platform.openai.com/docs/assistants/migration.",
+            code="invalid_beta",
+        )
+    name, _, _ = betas[0].partition("=")
+    raise InvalidRequest(
+        f"Unknown beta requested: '{betas[0] if name == 'assistants' else name}'.", code="invalid_beta"
+    )

@@ -1,0 +1,148 @@
+"""One request as an endpoint sees it, and what every endpoint may reach."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope
+
+from threadkeep.api.errors import BodyTooSlow
+from threadkeep.contract.errors import InvalidRequest, TooLarge
+from threadkeep.contract.ids import Prefix
+from threadkeep.contract.paging import ListQuery
+from threadkeep.contract.reading import check_id, read_json, read_query
+from threadkeep.runs.lifecycle import Runs
+from threadkeep.storage.store import Store, Transaction
+from threadkeep.upstream.upstreams import Upstreams
+
+T = TypeVar("T")
+Q = TypeVar("Q", bound=ListQuery)
+
+MAX_QUERY_FIELDS = 100
+
+
+class HealthPart(NamedTuple):
+    """Something without which the server can't serve. ``check`` returns when it is well and raises when it is not."""
+
+    name: str
+    check: Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a request may cost before anybody has looked into it."""
+
+    # A message holds 256,000 characters, up to four bytes each (six and more when escaped), and create thread takes
+    # several.
+    body_bytes: int = 4 * 1024 * 1024
+    # How long a body may take to arrive.
+    body_s: float = 60.0
+    # How long a stream may be silent before a comment keeps proxies and clients from giving it up.
+    keep_alive_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The parts of the server that endpoints use; ``app`` puts them together."""
+
+    store: Store
+    runs: Runs
+    upstreams: Upstreams
+    # The project that a presented key (None: none was presented) belongs to, or `Unauthenticated`.
+    authenticate: Callable[[str | None], Awaitable[str]]
+    version: str
+    # What `GET /health/ready` asks.
+    health: Sequence[HealthPart] = ()
+    limits: Limits = Limits()
+
+
+class ClientGone(Exception):
+    """The client went away before its request was whole: there is nobody to answer."""
+
+
+class Call:
+    """One authenticated request. The ids in ``path`` have the form that their names ask for."""
+
+    __slots__ = ("_receive", "_scope", "context", "headers", "path", "project")
+
+    def __init__(
+        self,
+        context: Context,
+        project: str,
+        path: Mapping[str, str],
+        headers: Mapping[bytes, bytes],
+        scope: Scope,
+        receive: Receive,
+    ) -> None:
+        self.context = context
+        self.project = project
+        self.path = path
+        self.headers = headers
+        self._scope = scope
+        self._receive = receive
+
+    async def body(self, kind: type[T]) -> T:
+        """The JSON body as a ``kind``. No body at all is an empty object: what may be left out may all be left out."""
+        return read_json(kind, await self._raw_body())
+
+    def query(self, kind: type[T]) -> T:
+        return read_query(kind, self._query_pairs())
+
+    def page(self, kind: type[Q], prefix: Prefix) -> Q:
+        """The query of a list whose objects' ids begin with ``prefix``: its cursors are such ids."""
+        query = self.query(kind)
+        if query.after is not None:
+            check_id("after", query.after, prefix)
+        if query.before is not None:
+            check_id("before", query.before, prefix)
+        return query
+
+    def _query_pairs(self) -> list[tuple[str, str]]:
+        raw: bytes = self._scope["query_string"]
+        if not raw:
+            return []
+        try:
+            return parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+        except ValueError:
+            raise InvalidRequest(f"Too many query parameters: at most {MAX_QUERY_FIELDS} are accepted.") from None
+
+    async def read(self, fn: Callable[[Transaction], T]) -> T:
+        """What ``fn`` finds in the caller's project."""
+        return await self.context.store.read(self.project, fn)
+
+    async def write(self, fn: Callable[[Transaction], T]) -> T:
+        """What ``fn`` returns, once all it wrote is durable. It may be run more than once."""
+        return await self.context.store.write(self.project, fn)
+
+    async def _raw_body(self) -> bytes:
+        limit = self.context.limits.body_bytes
+        # A length that is not a number never gets here: the parser refuses it.
+        if (length := self.headers.get(b"content-length")) is not None and int(length) > limit:
+            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(self.context.limits.body_s):
+                message = await self._receive()
+                if message["type"] == "http.request" and not message.get("more_body"):
+                    body: bytes = message["body"]
+                    if len(body) > limit:
+                        raise _too_large(limit)
+                    return body
+                pieces = bytearray()
+                while True:
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    pieces += message.get("body", b"")
+                    # Counted as well: a chunked body announces no length.
+                    if len(pieces) > limit:
+                        raise _too_large(limit)
+                    if not message.get("more_body"):
+                        return bytes(pieces)
+                    message = await self._receive()
+        except TimeoutError:
+            raise BodyTooSlow("The request's body did not arrive in time.") from None
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The request body is too large: at most {limit} bytes are accepted.")

@@ -1,0 +1,58 @@
+"""Whether the process lives, and whether it can serve: for load balancers, orchestrators and people."""
+
+import asyncio
+from typing import Final, Literal
+
+from threadkeep.api.answers import Answer
+from threadkeep.api.call import Context, HealthPart
+from threadkeep.contract.wire import Object
+from threadkeep.logs import Log
+
+log = Log(__name__)
+
+CHECK_TIMEOUT_S: Final = 5.0
+
+
+class Live(Object):
+    """Answer of ``GET /health/live``."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class PartState(Object):
+    status: Literal["ok", "failed"]
+    # What went wrong, in words that show nothing of the configuration.
+    reason: str | None
+
+
+class Ready(Object):
+    """Answer of ``GET /health/ready``: 200 when every part is ok, else 503."""
+
+    status: Literal["ok", "failed"]
+    version: str
+    parts: dict[str, PartState]
+
+
+async def live(context: Context) -> Answer:
+    return Answer(Live(version=context.version))
+
+
+async def ready(context: Context) -> Answer:
+    states = await asyncio.gather(*(_state(part) for part in context.health))
+    by_name = {part.name: state for part, state in zip(context.health, states, strict=True)}
+    is_ready = all(state.status == "ok" for state in states)
+    return Answer(
+        Ready(status="ok" if is_ready else "failed", version=context.version, parts=by_name), 200 if is_ready else 503
+    )
+
+
+async def _state(part: HealthPart) -> PartState:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            await part.check()
+    except Exception as error:
+        # The cause may name hosts and files: it is the log's, and the class of it the caller's.
+        log.warning("health_check_failed", part=part.name, error=error)
+        return PartState(status="failed", reason=type(error).__name__)
+    return PartState(status="ok", reason=None)

@@ -1,0 +1,124 @@
+"""From a matched path to an endpoint and back: key, beta header, ids, then the endpoint, then its answer."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+from starlette.routing import PARAM_REGEX
+from starlette.types import Receive, Scope, Send
+
+from threadkeep.api.answers import Answer, send_object
+from threadkeep.api.auth import check_beta, presented_key
+from threadkeep.api.call import Call, Context
+from threadkeep.api.edge import TRACE, Trace
+from threadkeep.api.errors import MethodNotAllowed
+from threadkeep.api.event_stream import EventStream
+from threadkeep.contract.ids import Prefix
+from threadkeep.contract.reading import check_id
+from threadkeep.contract.wire import Object
+
+Endpoint = Callable[[Call], Awaitable[Object | Answer | EventStream]]
+PublicEndpoint = Callable[[Context], Awaitable[Answer]]
+
+
+class Operation(NamedTuple):
+    """One row of the list of routes."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    # As the contract spells it.
+    id: str
+    endpoint: Endpoint
+    # Whether the operation belongs to the beta that `OpenAI-Beta` chooses a version of. Clients send a header of their
+    # own making with the others too, and there it means nothing.
+    in_beta: bool = True
+
+
+# What the ids in paths begin with; a parameter that is not here may be anything.
+ID_PREFIXES: Final[dict[str, Prefix]] = {
+    "assistant_id": "asst",
+    "thread_id": "thread",
+    "message_id": "msg",
+    "run_id": "run",
+    "step_id": "step",
+}
+
+
+class Resource:
+    """The operations of one path."""
+
+    def __init__(self, context: Context, path: str, operations: Sequence[Operation]) -> None:
+        self._context = context
+        self._path = path
+        by_method: dict[str, Operation] = {operation.method: operation for operation in operations}
+        if "GET" in by_method:
+            # The server leaves the body away, and keeps its length.
+            by_method["HEAD"] = by_method["GET"]
+        self._by_method = by_method
+        self._allow = ", ".join(sorted([*by_method, "OPTIONS"]))
+        self._ids: list[tuple[str, Prefix]] = [
+            (name, ID_PREFIXES[name]) for name, _ in PARAM_REGEX.findall(path) if name in ID_PREFIXES
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace: Trace = scope[TRACE]
+        trace.route = self._path
+        method: str = scope["method"]
+        operation = self._by_method.get(method)
+        if operation is None:
+            if method == "OPTIONS":
+                await send_nothing(send, self._allow)
+                return
+            raise MethodNotAllowed(method, self._allow)
+        trace.operation = operation.id
+        headers = headers_of(scope)
+        trace.project = project = await self._context.authenticate(presented_key(headers))
+        if operation.in_beta:
+            check_beta(headers.get(b"openai-beta"))
+        path: dict[str, str] = scope["path_params"]
+        for name, prefix in self._ids:
+            check_id(name, path[name], prefix)
+        answered = await operation.endpoint(Call(self._context, project, path, headers, scope, receive))
+        if isinstance(answered, EventStream):
+            await answered.answer(receive, send, trace.request_id)
+        elif isinstance(answered, Answer):
+            await send_object(send, answered.object, answered.status, answered.headers)
+        else:
+            await send_object(send, answered)
+
+
+class Public:
+    """A path that can be read without a key."""
+
+    def __init__(self, context: Context, path: str, endpoint: PublicEndpoint) -> None:
+        self._context = context
+        self._path = path
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace: Trace = scope[TRACE]
+        trace.route = self._path
+        method: str = scope["method"]
+        if method in ("GET", "HEAD"):
+            answer = await self._endpoint(self._context)
+            await send_object(send, answer.object, answer.status, answer.headers)
+        elif method == "OPTIONS":
+            await send_nothing(send, "GET, HEAD, OPTIONS")
+        else:
+            raise MethodNotAllowed(method, "GET, HEAD, OPTIONS")
+
+
+async def send_nothing(send: Send, allow: str) -> None:
+    """The answer to ``OPTIONS``. No word of other origins: a web page has no business with somebody's key here."""
+    await send({"type": "http.response.start", "status": 204, "headers": [(b"allow", allow.encode())]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def headers_of(scope: Scope) -> Mapping[bytes, bytes]:
+    """Headers by lower-case name; one that is sent several times counts as the list of its values."""
+    raw: list[tuple[bytes, bytes]] = scope["headers"]
+    headers = dict(raw)
+    if len(headers) != len(raw):
+        headers.clear()
+        for name, value in raw:
+            headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers

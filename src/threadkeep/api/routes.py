@@ -1,0 +1,78 @@
+"""Every operation that is served, as one list, and the application made of it."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, Final
+
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+
+from threadkeep.api import assistants, health, messages, models, run_steps, runs, threads
+from threadkeep.api.call import Context
+from threadkeep.api.edge import Edge
+from threadkeep.api.resource import Operation, Public, PublicEndpoint, Resource
+from threadkeep.contract.errors import NotFound
+
+# Operations of one path stand together. The paths asked for most come first: a path is matched from the top.
+OPERATIONS: Final[Sequence[Operation]] = (
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}", "getRun", runs.get_run),
+    Operation("POST", "/threads/{thread_id}/runs/{run_id}", "modifyRun", runs.modify_run),
+    Operation("GET", "/threads/{thread_id}/messages", "listMessages", messages.list_messages),
+    Operation("POST", "/threads/{thread_id}/messages", "createMessage", messages.create_message),
+    Operation("GET", "/threads/{thread_id}/runs", "listRuns", runs.list_runs),
+    Operation("POST", "/threads/{thread_id}/runs", "createRun", runs.create_run),
+    Operation("GET", "/threads", "listThreads", threads.list_threads),
+    Operation("POST", "/threads", "createThread", threads.create_thread),
+    # Ahead of the path of one thread, which would take "runs" for an id.
+    Operation("POST", "/threads/runs", "createThreadAndRun", runs.create_thread_and_run),
+    Operation("GET", "/threads/{thread_id}", "getThread", threads.get_thread),
+    Operation("POST", "/threads/{thread_id}", "modifyThread", threads.modify_thread),
+    Operation("DELETE", "/threads/{thread_id}", "deleteThread", threads.delete_thread),
+    Operation("GET", "/threads/{thread_id}/messages/{message_id}", "getMessage", messages.get_message),
+    Operation("POST", "/threads/{thread_id}/messages/{message_id}", "modifyMessage", messages.modify_message),
+    Operation("DELETE", "/threads/{thread_id}/messages/{message_id}", "deleteMessage", messages.delete_message),
+    Operation("POST", "/threads/{thread_id}/runs/{run_id}/cancel", "cancelRun", runs.cancel_run),
+    Operation(
+        "POST",
+        "/threads/{thread_id}/runs/{run_id}/submit_tool_outputs",
+        # Misspelt in the contract.
+        "submitToolOuputsToRun",
+        runs.submit_tool_outputs,
+    ),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}/steps", "listRunSteps", run_steps.list_run_steps),
+    Operation("GET", "/threads/{thread_id}/runs/{run_id}/steps/{step_id}", "getRunStep", run_steps.get_run_step),
+    Operation("GET", "/assistants", "listAssistants", assistants.list_assistants),
+    Operation("POST", "/assistants", "createAssistant", assistants.create_assistant),
+    Operation("GET", "/assistants/{assistant_id}", "getAssistant", assistants.get_assistant),
+    Operation("POST", "/assistants/{assistant_id}", "modifyAssistant", assistants.modify_assistant),
+    Operation("DELETE", "/assistants/{assistant_id}", "deleteAssistant", assistants.delete_assistant),
+    Operation("GET", "/models", "listModels", models.list_models, in_beta=False),
+    # Names of models may contain slashes.
+    Operation("GET", "/models/{model:path}", "retrieveModel", models.retrieve_model, in_beta=False),
+)
+
+# Where the operations are served; every one of them at each.
+PREFIXES: Final[Sequence[str]] = ("/v1",)
+
+# For whoever can reach the server, without a key.
+PUBLIC: Final[Sequence[tuple[str, PublicEndpoint]]] = (
+    ("/health/live", health.live),
+    ("/health/ready", health.ready),
+)
+
+
+def build(context: Context, *, lifespan: Lifespan[Any] | None = None) -> ASGIApp:
+    """The ASGI application. ``lifespan`` runs when the server starts and stops."""
+    paths = [(path, list(operations)) for path, operations in groupby(OPERATIONS, lambda operation: operation.path)]
+    routes = [
+        Route(prefix + path, Resource(context, path, operations)) for prefix in PREFIXES for path, operations in paths
+    ]
+    routes += [Route(path, Public(context, path, endpoint)) for path, endpoint in PUBLIC]
+    return Edge(Router(routes, redirect_slashes=False, default=unrouted, lifespan=lifespan))
+
+
+async def unrouted(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    raise NotFound("Not found")

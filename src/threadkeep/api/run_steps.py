@@ -1,0 +1,79 @@
+"""Run steps: list and retrieve. What a search found is shown only to those who ask for it."""
+
+import msgspec
+from msgspec import UNSET
+
+from threadkeep.api.call import Call
+from threadkeep.contract.errors import NotFound
+from threadkeep.contract.paging import ListQuery, Page
+from threadkeep.contract.run_steps import FileSearchToolCall, Include, RunStep, ToolCall, ToolCallsDetails
+from threadkeep.contract.wire import Request
+from threadkeep.storage.store import Transaction
+
+
+class GetRunStepQuery(Request):
+    """``getRunStep``: ``include[]`` names what is left out otherwise."""
+
+    include: list[Include] | None = None
+
+
+class ListRunStepsQuery(ListQuery):
+    """``listRunSteps``."""
+
+    include: list[Include] | None = None
+
+
+async def list_run_steps(call: Call) -> Page[RunStep]:
+    thread_id, run_id = call.path["thread_id"], call.path["run_id"]
+    query = call.page(ListRunStepsQuery, "step")
+
+    def read(tx: Transaction) -> Page[RunStep]:
+        page = tx.steps.list(thread_id, run_id, query)
+        if not page.data:
+            _expect_run(tx, thread_id, run_id)
+        return page
+
+    page = await call.read(read)
+    if query.include:
+        return page
+    return msgspec.structs.replace(page, data=[_without_contents(step) for step in page.data])
+
+
+async def get_run_step(call: Call) -> RunStep:
+    thread_id, run_id, step_id = call.path["thread_id"], call.path["run_id"], call.path["step_id"]
+    query = call.query(GetRunStepQuery)
+
+    def read(tx: Transaction) -> RunStep:
+        try:
+            return tx.steps.get(thread_id, run_id, step_id)
+        except NotFound:
+            _expect_run(tx, thread_id, run_id)
+            raise
+
+    step = await call.read(read)
+    return step if query.include else _without_contents(step)
+
+
+def _expect_run(tx: Transaction, thread_id: str, run_id: str) -> None:
+    """The outermost object that is missing is the one the caller is told of."""
+    tx.threads.get(thread_id)
+    tx.runs.get(thread_id, run_id)
+
+
+def _without_contents(step: RunStep) -> RunStep:
+    details = step.step_details
+    if not isinstance(details, ToolCallsDetails) or not any(
+        isinstance(tool_call, FileSearchToolCall) for tool_call in details.tool_calls
+    ):
+        return step
+    calls = [_call_without_contents(tool_call) for tool_call in details.tool_calls]
+    return msgspec.structs.replace(step, step_details=msgspec.structs.replace(details, tool_calls=calls))
+
+
+def _call_without_contents(tool_call: ToolCall) -> ToolCall:
+    if not isinstance(tool_call, FileSearchToolCall) or tool_call.file_search.results is UNSET:
+        return tool_call
+    results = [msgspec.structs.replace(result, content=UNSET) for result in tool_call.file_search.results]
+    return msgspec.structs.replace(
+        tool_call, file_search=msgspec.structs.replace(tool_call.file_search, results=results)
+    )

@@ -1,0 +1,84 @@
+"""Runs: create (alone or with a thread), list, retrieve, modify, cancel, submit tool outputs; streamed when asked."""
+
+import time
+
+from threadkeep.api.answers import Answer, Headers
+from threadkeep.api.call import Call
+from threadkeep.api.event_stream import EventStream
+from threadkeep.api.threads import in_thread, page_in_thread
+from threadkeep.contract.paging import ListQuery, Page
+from threadkeep.contract.reading import check_id
+from threadkeep.contract.run_status import TERMINAL
+from threadkeep.contract.runs import (
+    CreateRunRequest,
+    CreateThreadAndRunRequest,
+    ModifyRunRequest,
+    Run,
+    SubmitToolOutputsRequest,
+)
+from threadkeep.runs.lifecycle import Started
+
+# How long a client that polls should wait: short for a run that has just begun, which a person waits for, longer for
+# one that takes its time anyway.
+POLL_FIRST_MS = 50
+POLL_LAST_MS = 500
+POLL_SLOWER_MS_PER_S = 50
+
+
+async def create_run(call: Call) -> Answer | EventStream:
+    request = await call.body(CreateRunRequest)
+    check_id("assistant_id", request.assistant_id, "asst")
+    started = await call.context.runs.create(call.project, call.path["thread_id"], request)
+    return _started(call, started, request.stream)
+
+
+async def create_thread_and_run(call: Call) -> Answer | EventStream:
+    request = await call.body(CreateThreadAndRunRequest)
+    check_id("assistant_id", request.assistant_id, "asst")
+    started = await call.context.runs.create_thread_and_run(call.project, request)
+    return _started(call, started, request.stream)
+
+
+async def submit_tool_outputs(call: Call) -> Answer | EventStream:
+    request = await call.body(SubmitToolOutputsRequest)
+    thread_id, run_id = call.path["thread_id"], call.path["run_id"]
+    started = await call.context.runs.submit_tool_outputs(call.project, thread_id, run_id, request)
+    return _started(call, started, request.stream)
+
+
+async def list_runs(call: Call) -> Page[Run]:
+    thread_id = call.path["thread_id"]
+    query = call.page(ListQuery, "run")
+    return await call.read(lambda tx: page_in_thread(tx, thread_id, tx.runs.list(thread_id, query)))
+
+
+async def get_run(call: Call) -> Answer:
+    thread_id, run_id = call.path["thread_id"], call.path["run_id"]
+    return _polled(await call.read(lambda tx: in_thread(tx, thread_id, lambda: tx.runs.get(thread_id, run_id))))
+
+
+async def modify_run(call: Call) -> Run:
+    request = await call.body(ModifyRunRequest)
+    return await call.context.runs.modify(call.project, call.path["thread_id"], call.path["run_id"], request)
+
+
+async def cancel_run(call: Call) -> Answer:
+    return _polled(await call.context.runs.cancel(call.project, call.path["thread_id"], call.path["run_id"]))
+
+
+def _started(call: Call, started: Started, stream: bool | None) -> Answer | EventStream:
+    if stream:
+        return EventStream(started.events, keep_alive_s=call.context.limits.keep_alive_s)
+    return _polled(started.run)
+
+
+def _polled(run: Run) -> Answer:
+    """The run, and when to ask again."""
+    if run.status in TERMINAL:
+        return Answer(run)
+    return Answer(run, headers=_poll_after(time.time() - run.created_at))
+
+
+def _poll_after(age_s: float) -> Headers:
+    wait_ms = min(max(POLL_FIRST_MS, round(age_s * POLL_SLOWER_MS_PER_S)), POLL_LAST_MS)
+    return ((b"openai-poll-after-ms", b"%d" % wait_ms),)
