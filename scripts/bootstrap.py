@@ -72,8 +72,9 @@ def install_system_packages() -> None:
     if os.geteuid() != 0:
         sys.exit(f"--system installs {' '.join(wanted)} and needs root for it: sudo ./test --system")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-q"], check=True, env=environment)
-    subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", *wanted], check=True, env=environment)
+    for command in (["update", "-q"], ["install", "-qy", "--no-install-recommends", *wanted]):
+        if subprocess.run(["apt-get", *command], check=False, env=environment).returncode != 0:
+            sys.exit(f"apt-get {' '.join(command)} failed (see above).")
 
 
 def become(command: Iterable[str | Path]) -> NoReturn:
@@ -116,7 +117,7 @@ def set_up(kind: str) -> None:
     except KeyboardInterrupt:
         say("\nThe set-up was interrupted. The next start does it again.")
         sys.exit(130)
-    except OSError as error:
+    except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"The set-up of {VENV} failed: {error}. If it belongs to somebody else, remove it and start again.")
 
 
@@ -192,7 +193,7 @@ def install(lock: Path, site_packages: Path, base_python: str, held: tuple[int, 
     options = ["-qq", "--no-input", "--no-compile", "--disable-pip-version-check", "--root-user-action", "ignore"]
     pip: list[str | Path] = [PYTHON, "-I", "-m", "pip", "install", *options, *wanted]
     if subprocess.run(pip, pass_fds=held, check=False, env=environment).returncode != 0:
-        sys.exit("pip could not install what the lock names (see above). Nothing is lost: the next start tries again.")
+        sys.exit("pip could not install what the lock names (see above). The next start tries again.")
 
 
 def say(text: str) -> None:
@@ -207,12 +208,13 @@ def place_pip(site_packages: Path, settings: Mapping[str, str], base_python: str
     """The pinned wheel, unpacked: a wheel of pure Python is installed by no more than that. Else this Python's own."""
     import io  # noqa: PLC0415
     import zipfile  # noqa: PLC0415
+    from http.client import HTTPException  # noqa: PLC0415
 
     problems: list[str] = []
     for place in places_of_pip(settings):
         try:
             wheel = fetch_pip(place, settings)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, HTTPException) as error:
             problems.append(f"  {without_password(place)}: {error}")
             continue
         zipfile.ZipFile(io.BytesIO(wheel)).extractall(site_packages)
