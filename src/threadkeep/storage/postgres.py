@@ -23,6 +23,8 @@ from threadkeep.storage.engine import MAX_WAITING, Answers, DialectName, Job
 from threadkeep.storage.statements import Row, Statement, Value
 
 ANSWER_WITHIN_S = 9.0
+# A failover left us with a standby: it answers, and refuses to write.
+_STANDBY = psycopg.errors.ReadOnlySqlTransaction
 # Two transactions met, and the database ended one of them.
 _RETRIED = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
 _ATTEMPTS = 5
@@ -180,7 +182,7 @@ class PostgresEngine:
                 connection.do("COMMIT")
                 return result
             except psycopg.Error as error:
-                self._settle(seat, connection)
+                self._settle(seat, connection, is_good=not isinstance(error, _STANDBY))
                 if isinstance(error, _RETRIED):
                     can_retry = True
                 elif seat.connection is None:
@@ -193,19 +195,17 @@ class PostgresEngine:
                 if not can_retry or attempt == _ATTEMPTS or time.monotonic() >= job.deadline:
                     raise Unavailable from error
             except BaseException:
-                self._settle(seat, connection)
+                self._settle(seat, connection, is_good=True)
                 raise
 
-    def _settle(self, seat: _Seat, connection: PostgresConnection) -> None:
+    def _settle(self, seat: _Seat, connection: PostgresConnection, *, is_good: bool) -> None:
         """After a failure: no transaction is open, and a connection that is no good is gone."""
         try:
             if connection.raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 connection.do("ROLLBACK")
-            # After a failover the old address may be a standby: it answers, and refuses to write.
-            is_good = not connection.raw.closed and not connection.raw.broken
         except psycopg.Error:
             is_good = False
-        if not is_good:
+        if not is_good or connection.raw.closed:
             connection.raw.close()
             seat.connection = None
 

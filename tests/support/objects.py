@@ -1,0 +1,119 @@
+"""Objects of the contract, complete and unremarkable: a test names only what it is about."""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from threadkeep.contract.assistants import Assistant
+from threadkeep.contract.ids import new_id
+from threadkeep.contract.messages import Message, MessageStatus, Text, TextContent
+from threadkeep.contract.run_steps import MessageCreation, MessageCreationDetails, RunStep
+from threadkeep.contract.runs import Run
+from threadkeep.contract.threads import Thread
+from threadkeep.contract.tools import ToolResources, TruncationStrategy
+
+CREATED_AT = 1_700_000_000
+
+
+def an_assistant(**changes: Any) -> Assistant:
+    return replace(
+        Assistant(
+            id=new_id("asst"),
+            created_at=CREATED_AT,
+            name=None,
+            description=None,
+            model="offline",
+            instructions=None,
+            tools=[],
+            tool_resources=ToolResources(),
+            metadata={},
+            temperature=1.0,
+            top_p=1.0,
+            response_format="auto",
+        ),
+        **changes,
+    )
+
+
+def a_thread(**metadata: str) -> Thread:
+    return Thread(id=new_id("thread"), created_at=CREATED_AT, metadata=metadata, tool_resources=ToolResources())
+
+
+def a_message(thread_id: str, text: str = "Hello", *, status: MessageStatus = "completed", **changes: Any) -> Message:
+    return replace(
+        Message(
+            id=new_id("msg"),
+            created_at=CREATED_AT,
+            thread_id=thread_id,
+            status=status,
+            incomplete_details=None,
+            completed_at=None,
+            incomplete_at=None,
+            role="user",
+            content=[TextContent(text=Text(value=text))],
+            assistant_id=None,
+            run_id=None,
+            attachments=[],
+            metadata={},
+        ),
+        **changes,
+    )
+
+
+def a_run(thread_id: str, **changes: Any) -> Run:
+    return replace(
+        Run(
+            id=new_id("run"),
+            created_at=CREATED_AT,
+            assistant_id="asst_1",
+            thread_id=thread_id,
+            status="queued",
+            required_action=None,
+            last_error=None,
+            expires_at=CREATED_AT + 600,
+            started_at=None,
+            cancelled_at=None,
+            failed_at=None,
+            completed_at=None,
+            incomplete_details=None,
+            model="offline",
+            instructions="",
+            tools=[],
+            tool_resources=ToolResources(),
+            metadata={},
+            usage=None,
+            temperature=1.0,
+            top_p=1.0,
+            max_prompt_tokens=None,
+            max_completion_tokens=None,
+            truncation_strategy=TruncationStrategy(type="auto", last_messages=None),
+            tool_choice="auto",
+            parallel_tool_calls=True,
+            response_format="auto",
+        ),
+        **changes,
+    )
+
+
+def a_step(run: Run, **changes: Any) -> RunStep:
+    return replace(
+        RunStep(
+            id=new_id("step"),
+            created_at=CREATED_AT,
+            run_id=run.id,
+            assistant_id=run.assistant_id,
+            thread_id=run.thread_id,
+            type="message_creation",
+            status="in_progress",
+            cancelled_at=None,
+            completed_at=None,
+            expires_at=None,
+            expired_at=None,
+            failed_at=None,
+            last_error=None,
+            step_details=MessageCreationDetails(message_creation=MessageCreation(message_id="msg_1")),
+            metadata={},
+            usage=None,
+        ),
+        **changes,
+    )
