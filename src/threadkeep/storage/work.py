@@ -86,10 +86,28 @@ RELEASE = Statement(
     # An interrupt that came too late for the holder to hear of makes the work due at once.
     .values(due_at=sa.case((work.c.interrupted, _now), else_=sa.func.coalesce(number("due_at_ms"), _now)), **_unleased)
 )
+# The lease keeps its token but has run out: the next claim counts it as a death of its holder.
+ABANDON = Statement(
+    sa.update(work).where(*_held).values(lease_until=sa.literal_column("0"), due_at=_now + number("delay_ms"))
+)
 FINISH = Statement(sa.delete(work).where(*_held))
 TOUCH = Statement(sa.update(work).where(*_one).values(due_at=_now))
 TOUCH_LEASING = Statement(sa.update(work).where(*_one, work.c.lease_token.is_(None)).values(due_at=_now, **_leased))
 INTERRUPT = Statement(sa.update(work).where(*_one).values(interrupted=sa.true(), due_at=_now))
+
+
+@cache
+def due_of(kinds: int) -> Statement:
+    """Whether anything of so many kinds is due."""
+    return Statement(
+        sa.select(sa.literal_column("1"))
+        .where(
+            work.c.due_at <= _now,
+            sa.or_(work.c.lease_token.is_(None), work.c.lease_until < _now),
+            work.c.kind.in_([text(f"kind_{index}") for index in range(kinds)]),
+        )
+        .limit(sa.literal_column("1"))
+    )
 
 
 @cache
@@ -177,6 +195,22 @@ class Work:
             Lease(WorkItem(kind, key, project, thread), token, attempts, until_ms, bool(interrupted))
             for kind, key, project, thread, attempts, until_ms, interrupted in rows
         ]
+
+    def any_due(self, kinds: tuple[str, ...]) -> bool:
+        """Whether a claim would find something. A read: cheaper than a claim that finds nothing."""
+        values: dict[str, Value] = {f"kind_{index}": kind for index, kind in enumerate(kinds)}
+        return self._connection.row(due_of(len(kinds)), values) is not None
+
+    def abandon(self, lease: Lease, *, delay_s: float) -> None:
+        """Lets anybody claim the work after ``delay_s``, as if its holder had died: the attempt is counted."""
+        item = lease.item
+        values: dict[str, Value] = {
+            "kind_": item.kind,
+            "key_": item.key,
+            "token": lease.token,
+            "delay_ms": _ms(delay_s),
+        }
+        self._connection.run(ABANDON, values)
 
     def fence(self, kind: str, key: str, token: str, lease_s: float) -> None:
         """Holds the lease until the transaction ends, and renews it; `LeaseLost` if it is another's by now.

@@ -1,0 +1,94 @@
+"""How a thread comes to be and grows by what clients write. Runs write the assistant's messages themselves."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from threadkeep.contract.errors import InvalidRequest
+from threadkeep.contract.ids import created_at, id_after, new_id
+from threadkeep.contract.messages import (
+    Content,
+    CreateMessageRequest,
+    Message,
+    MessageAttachment,
+    Text,
+    TextContent,
+    TextRequestContent,
+)
+from threadkeep.contract.threads import CreateThreadRequest, ModifyThreadRequest, Thread
+from threadkeep.storage.store import Transaction
+
+from . import resources
+
+
+def create_thread(tx: Transaction, request: CreateThreadRequest, *, param: str = "") -> Thread:
+    """``createThread``; ``param`` is where in the request's body the thread stands."""
+    thread = Thread(
+        id=new_id("thread"),
+        created_at=created_at(),
+        metadata=request.metadata or {},
+        tool_resources=resources.created(request.tool_resources, param=f"{param}tool_resources"),
+    )
+    tx.threads.insert(thread)
+    append_messages(tx, thread.id, request.messages or ())
+    return thread
+
+
+def modify_thread(tx: Transaction, thread_id: str, request: ModifyThreadRequest) -> Thread:
+    """``modifyThread``. Not held up by an active run."""
+    thread = tx.threads.lock(thread_id)
+    thread = msgspec.structs.replace(
+        thread,
+        metadata=thread.metadata if request.metadata is msgspec.UNSET else request.metadata or {},
+        tool_resources=resources.modified(thread.tool_resources, request.tool_resources),
+    )
+    tx.threads.replace(thread)
+    return thread
+
+
+def add_message(tx: Transaction, thread_id: str, request: CreateMessageRequest) -> Message:
+    """``createMessage``: refused while a run is active on the thread."""
+    tx.threads.lock(thread_id)
+    if (active := tx.runs.active(thread_id)) is not None:
+        raise InvalidRequest(f"Can't add messages to {thread_id} while a run {active} is active.")
+    [message] = append_messages(tx, thread_id, [request])
+    return message
+
+
+def append_messages(tx: Transaction, thread_id: str, requests: Sequence[CreateMessageRequest]) -> list[Message]:
+    """Adds messages in the order given. The caller holds the thread's lock, or has just made the thread."""
+    last = tx.messages.last_id(thread_id) if requests else None
+    messages: list[Message] = []
+    for request in requests:
+        last = id_after("msg", last)
+        now = created_at()
+        message = Message(
+            id=last,
+            created_at=now,
+            thread_id=thread_id,
+            status="completed",
+            incomplete_details=None,
+            completed_at=now,
+            incomplete_at=None,
+            role=request.role,
+            content=_content(request),
+            assistant_id=None,
+            run_id=None,
+            attachments=[
+                MessageAttachment(file_id=attachment.file_id, tools=attachment.tools or [])
+                for attachment in request.attachments or ()
+            ],
+            metadata=request.metadata or {},
+        )
+        tx.messages.insert(message)
+        messages.append(message)
+    return messages
+
+
+def _content(request: CreateMessageRequest) -> list[Content]:
+    if isinstance(request.content, str):
+        return [TextContent(text=Text(value=request.content))]
+    return [
+        TextContent(text=Text(value=part.text)) if isinstance(part, TextRequestContent) else part
+        for part in request.content
+    ]

@@ -1,0 +1,266 @@
+"""Executes runs: one turn of the model from the prompt to the milestone that ends it.
+
+The handler of due work of kind ``run``. Starting, going on after tool outputs and going on after a crash are the same
+path: everything needed is in the stored steps.
+"""
+
+import asyncio
+import time
+from contextlib import aclosing
+from typing import Final, NamedTuple
+
+from threadkeep.contract.errors import IllegalMove, LeaseLost, NotFound, ThreadkeepError, Unavailable, UpstreamFailed
+from threadkeep.contract.runs import LastError, Run, RunIncompleteDetails, Usage
+from threadkeep.logs import Log, bound
+from threadkeep.storage.store import Store
+from threadkeep.tools.toolbox import Toolbox
+from threadkeep.upstream.chat import ChatRequest
+from threadkeep.upstream.upstreams import Upstream, Upstreams
+from threadkeep.worker import Held
+
+from . import prompt as prompts
+from .follow import EventLog
+from .journal import Journal
+from .moves import total
+from .prompt import Prompt, TokenLimitReached
+from .reply import ArgumentsAdded, CallStarted, RefusalAdded, Reply, TextAdded
+
+log = Log(__name__)
+
+KIND: Final = "run"
+# A run in whose execution so many nodes have died is not tried again: it may be what kills them.
+MAX_DEATHS: Final = 3
+# The model is left this share of its window for the answer, unless the run says how much it wants.
+_ANSWER_SHARE: Final = 4
+_ANSWER_TOKENS: Final = 4096
+_MAX_SHORTENINGS: Final = 6
+
+SOMETHING_WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
+
+
+class Prepared(NamedTuple):
+    """What the node that created a run, or continued it, knows of it already."""
+
+    run: Run
+    events: EventLog
+
+
+class Execution:
+    """Executes runs on this node."""
+
+    def __init__(self, store: Store, upstreams: Upstreams, *, lease_s: float) -> None:
+        self._store = store
+        self._upstreams = upstreams
+        self._lease_s = lease_s
+        # The logs of runs that have readers here and wait for a node with room, by run id.
+        self.awaited: dict[str, EventLog] = {}
+
+    async def handle(self, held: Held) -> None:
+        """Does what the run needs next, until it has ended, waits for its client, or is another node's."""
+        with bound(run_id=held.lease.item.key, thread_id=held.lease.item.thread):
+            journal = await self._open(held)
+            try:
+                await self._execute(held, journal)
+            except asyncio.CancelledError:
+                await self._hand_over(held, journal)
+                raise
+            except LeaseLost:
+                journal.events.close("The run went on at another node.")
+                raise
+            except BaseException:
+                journal.events.close("The server had an error processing your request.")
+                raise
+            journal.events.close()
+            log.info("run_settled", status=journal.run.status)
+
+    async def _open(self, held: Held) -> Journal:
+        item, prepared = held.lease.item, held.prepared
+        thread_id = item.thread or ""
+        if isinstance(prepared, Prepared) and prepared.run.started_at is None:
+            # Made here a moment ago: it has no steps yet.
+            return Journal(self._store, held, self._lease_s, prepared.run, [], prepared.events)
+        run, steps = await self._store.read(
+            item.project, lambda tx: (tx.runs.get(thread_id, item.key), tx.steps.all(item.key))
+        )
+        events = prepared.events if isinstance(prepared, Prepared) else self.awaited.pop(run.id, None) or EventLog()
+        return Journal(self._store, held, self._lease_s, run, steps, events)
+
+    async def _hand_over(self, held: Held, journal: Journal) -> None:
+        """The server stops, or the lease is gone: another node goes on from what is stored."""
+        if held.settled:
+            journal.events.close()
+            return
+        try:
+            await journal.hand_over()
+        except ThreadkeepError as error:
+            log.warning("hand_over_failed", error=error)
+        journal.events.close("The server is shutting down. The run goes on; poll it for the answer.")
+
+    async def _execute(self, held: Held, journal: Journal) -> None:
+        run = journal.run
+        if run.status == "cancelling":
+            await journal.end("cancelled")
+        elif run.expires_at is not None and time.time() >= run.expires_at:
+            await journal.end("expired")
+        elif run.status == "requires_action":
+            await journal.wait_for_client()
+        elif held.lease.attempts >= MAX_DEATHS:
+            log.error("run_given_up", attempts=held.lease.attempts)
+            await journal.end("failed", last_error=SOMETHING_WENT_WRONG)
+        else:
+            await self._take_turn(held, journal)
+
+    async def _take_turn(self, held: Held, journal: Journal) -> None:
+        """A turn, unless somebody cancels the run or its time runs out first."""
+        run = journal.run
+        turn = asyncio.create_task(self._turn(journal))
+        interrupted = asyncio.create_task(held.interrupted.wait())
+        try:
+            left_s = None if run.expires_at is None else run.expires_at - time.time()
+            await asyncio.wait((turn, interrupted), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            turn_ended = turn.done()
+            if turn_ended:
+                await turn
+        except IllegalMove:
+            # Somebody moved the run first: the table lets that only be a cancel.
+            turn_ended = False
+        finally:
+            turn.cancel()
+            interrupted.cancel()
+            await asyncio.wait((turn, interrupted))
+        if not turn_ended and not held.settled:
+            await journal.reread()
+            await journal.end("cancelled" if journal.run.status == "cancelling" else "expired")
+
+    async def _turn(self, journal: Journal) -> None:
+        """One call of the model and what follows from it."""
+        try:
+            reply, usage = await self._reply(journal)
+            if reply.finish_reason == "content_filter":
+                refused = LastError(
+                    code="invalid_prompt", message="The answer was stopped by the model's content filter."
+                )
+                await journal.end(
+                    "failed", usage=usage, calls=reply.calls, last_error=refused, message_reason="content_filter"
+                )
+            elif reply.finish_reason == "length":
+                cut = RunIncompleteDetails(reason="max_completion_tokens")
+                await journal.end("incomplete", usage=usage, calls=reply.calls, incomplete_details=cut)
+            elif reply.calls:
+                await journal.require_action(reply.calls, usage)
+            else:
+                await journal.end("completed", usage=usage)
+        except TokenLimitReached as limit:
+            await journal.end("incomplete", incomplete_details=RunIncompleteDetails(reason=limit.limit))
+        except UpstreamFailed as failure:
+            log.warning("upstream_failed", error=failure, code=failure.code)
+            await journal.end("failed", last_error=LastError(code=failure.code, message=failure.message))
+        except (LeaseLost, IllegalMove, Unavailable):
+            raise
+        except Exception as error:
+            # A defect of ours ends the run; it never leaves it open.
+            log.error("run_failed", error=error)
+            await journal.end("failed", last_error=SOMETHING_WENT_WRONG)
+
+    async def _reply(self, journal: Journal) -> tuple[Reply, Usage]:
+        """Asks the model and writes its answer down as it comes. A thread too long for it is shortened once more."""
+        run, toolbox = journal.run, Toolbox(journal.run.tools)
+        try:
+            upstream = self._upstreams.for_model(run.model)
+        except NotFound as unknown:
+            raise UpstreamFailed("server_error", unknown.message) from unknown
+        # The prompt is read and the model asked while the store writes that the run began.
+        beginning = asyncio.create_task(journal.begin())
+        try:
+            used = total([step.usage for step in journal.steps if step.usage is not None])
+            room = _completion_room(run, used)
+            budget = _budget(run, upstream, used)
+            for _ in range(_MAX_SHORTENINGS):
+                prompt = await self._prompt(journal, budget)
+                request = prompts.request(run, prompt, toolbox, max_completion_tokens=room)
+                try:
+                    return await self._listen(journal, upstream, request, prompt, toolbox, beginning)
+                except UpstreamFailed as failure:
+                    if not (failure.context_exceeded and prompt.droppable):
+                        raise
+                    budget = prompt.tokens // 2
+            raise UpstreamFailed("invalid_prompt", "The thread does not fit the model's context window.")
+        finally:
+            await beginning
+
+    async def _prompt(self, journal: Journal, budget: int) -> Prompt:
+        run = journal.run
+        return await self._store.read(
+            journal.project,
+            lambda tx: prompts.build(
+                tx, run, journal.steps, budget=budget, hard_limit=run.max_prompt_tokens is not None
+            ),
+        )
+
+    async def _listen(
+        self,
+        journal: Journal,
+        upstream: Upstream,
+        request: ChatRequest,
+        prompt: Prompt,
+        toolbox: Toolbox,
+        beginning: asyncio.Task[None],
+    ) -> tuple[Reply, Usage]:
+        reply = Reply()
+        deadline = None
+        if journal.run.expires_at is not None:
+            deadline = time.monotonic() + journal.run.expires_at - time.time()
+        async with aclosing(upstream.stream(request, deadline=deadline)) as chunks_as_read:
+            async for chunks in chunks_as_read:
+                await beginning
+                for chunk in chunks:
+                    for added in reply.feed(chunk):
+                        match added:
+                            case TextAdded() | RefusalAdded():
+                                if not journal.writes_message:
+                                    await journal.open_message()
+                                journal.add_text(added)
+                            case CallStarted(index, name):
+                                if (hosted := toolbox.hosted(name)) is not None:
+                                    raise UpstreamFailed("server_error", hosted.unavailable)
+                                if journal.writes_message:
+                                    await journal.close_message()
+                                if not journal.writes_calls:
+                                    await journal.open_calls()
+                                journal.start_call(index, name)
+                            case ArgumentsAdded(index, arguments):
+                                journal.add_arguments(index, arguments)
+                journal.publish()
+        await beginning
+        if not reply.calls and not journal.writes_message:
+            # A model that said nothing still answered: clients look for a message, with a part in it.
+            await journal.open_message()
+            journal.add_text(TextAdded(""))
+        return reply, reply.usage or _estimated(prompt, reply)
+
+
+def _completion_room(run: Run, used: Usage) -> int | None:
+    """What the run may still generate; the limit is for all its model calls together."""
+    if run.max_completion_tokens is None:
+        return None
+    if used.completion_tokens >= run.max_completion_tokens:
+        raise TokenLimitReached("max_completion_tokens")
+    return run.max_completion_tokens - used.completion_tokens
+
+
+def _budget(run: Run, upstream: Upstream, used: Usage) -> int:
+    """How long the prompt may be, in tokens."""
+    window = upstream.context_window(run.model)
+    answer = run.max_completion_tokens or min(_ANSWER_TOKENS, window // _ANSWER_SHARE)
+    budget = max(window - answer, window // _ANSWER_SHARE)
+    if run.max_prompt_tokens is not None:
+        if used.prompt_tokens >= run.max_prompt_tokens:
+            raise TokenLimitReached("max_prompt_tokens")
+        budget = min(budget, run.max_prompt_tokens - used.prompt_tokens)
+    return budget
+
+
+def _estimated(prompt: Prompt, reply: Reply) -> Usage:
+    """For an upstream that does not count."""
+    completion = reply.length // 4 + 1
+    return Usage(prompt_tokens=prompt.tokens, completion_tokens=completion, total_tokens=prompt.tokens + completion)

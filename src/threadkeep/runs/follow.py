@@ -1,0 +1,141 @@
+"""The event log of a run: appended by its one writer, followed by any number of readers.
+
+A log, not a queue: a reader is a position in it, so one reader takes nothing from another, a slow one holds nothing
+up, and one that comes late reads from the start.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from threadkeep.contract.events import MESSAGE_EVENTS, RUN_EVENTS, STEP_EVENTS, Event
+from threadkeep.contract.messages import (
+    ContentDelta,
+    ImageFileContent,
+    ImageFileContentDelta,
+    ImageUrlContent,
+    ImageUrlContentDelta,
+    Message,
+    MessageDelta,
+    MessageDeltaContent,
+    RefusalContent,
+    RefusalContentDelta,
+    TextContent,
+    TextContentDelta,
+    TextDelta,
+)
+from threadkeep.contract.run_status import TERMINAL
+from threadkeep.contract.run_steps import (
+    FunctionCallDelta,
+    FunctionToolCall,
+    FunctionToolCallDelta,
+    MessageCreationDetails,
+    RunStep,
+    RunStepDelta,
+    RunStepDeltaDetails,
+    ToolCallsDelta,
+)
+from threadkeep.storage.store import Transaction
+
+
+class EventLog:
+    """Events numbered from 1. Used from one event loop only."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        self.closed = False
+        # Why the log ends without the run having ended; None after a proper end. Readers are told.
+        self.failure: str | None = None
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Adds events and wakes every reader. Whatever the events tell must already be stored."""
+        if events:
+            self._events.extend(events)
+            self._wake()
+
+    def close(self, failure: str | None = None) -> None:
+        """Nothing will be added any more: the run has ended, waits for its client, or left this node."""
+        self.closed = True
+        self.failure = failure
+        self._wake()
+
+    def since(self, position: int) -> list[Event]:
+        """The events after number ``position``."""
+        return self._events[position:]
+
+    async def wait(self, position: int) -> None:
+        """Returns when there are events after number ``position``, or none will come."""
+        if len(self._events) > position or self.closed:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def events_of(tx: Transaction, thread_id: str, run_id: str) -> list[Event] | None:
+    """What a reader missed of a run that another node executed, rebuilt from the stored objects.
+
+    None while the run is still going on. The same order as a live stream, with each text as one delta.
+    """
+    run = tx.runs.get(thread_id, run_id)
+    if run.status not in TERMINAL and run.status != "requires_action":
+        return None
+    events = [Event(RUN_EVENTS["in_progress"], run)] if run.started_at is not None else []
+    for step in tx.steps.all(run_id):
+        # The steps that were settled before this reader's request are not news to it.
+        if run.started_at is None or (step.completed_at or run.started_at) >= run.started_at:
+            events += _step_events(tx, step)
+    return [*events, Event(RUN_EVENTS[run.status], run)]
+
+
+def _step_events(tx: Transaction, step: RunStep) -> list[Event]:
+    started = [Event("thread.run.step.created", step), Event("thread.run.step.in_progress", step)]
+    ended = [Event(STEP_EVENTS[step.status], step)] if step.status != "in_progress" else []
+    details = step.step_details
+    if isinstance(details, MessageCreationDetails):
+        message = tx.messages.get(step.thread_id, details.message_creation.message_id)
+        return [*started, *_message_events(message), *ended]
+    calls = [
+        FunctionToolCallDelta(
+            index=index,
+            id=call.id,
+            function=FunctionCallDelta(name=call.function.name, arguments=call.function.arguments, output=None),
+        )
+        for index, call in enumerate(details.tool_calls)
+        if isinstance(call, FunctionToolCall)
+    ]
+    told = RunStepDelta(id=step.id, delta=RunStepDeltaDetails(step_details=ToolCallsDelta(tool_calls=[*calls])))
+    return [*started, Event("thread.run.step.delta", told), *ended]
+
+
+def _message_events(message: Message) -> list[Event]:
+    deltas: list[ContentDelta] = []
+    for index, part in enumerate(message.content):
+        match part:
+            case TextContent(text=text):
+                deltas.append(TextContentDelta(index=index, text=TextDelta(value=text.value, annotations=[])))
+            case RefusalContent(refusal=refusal):
+                deltas.append(RefusalContentDelta(index=index, refusal=refusal))
+            case ImageFileContent(image_file=image):
+                deltas.append(ImageFileContentDelta(index=index, image_file=image))
+            case ImageUrlContent(image_url=image):
+                deltas.append(ImageUrlContentDelta(index=index, image_url=image))
+    return [
+        Event("thread.message.created", message),
+        Event("thread.message.in_progress", message),
+        *(
+            Event("thread.message.delta", MessageDelta(id=message.id, delta=MessageDeltaContent(content=[delta])))
+            for delta in deltas
+        ),
+        *([Event(MESSAGE_EVENTS[message.status], message)] if message.status != "in_progress" else []),
+    ]

@@ -1,0 +1,461 @@
+"""The one writer of a run while it executes: milestones to the store, fenced by the lease; events to the log.
+
+Every milestone is a transaction that begins with the fence, and its events are appended to the log only once it is
+committed: the stream never says what the store does not hold. Deltas go to the log alone; the text they add up to is
+stored when the message closes, and about once a second before that.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from threadkeep.contract.events import MESSAGE_EVENTS, RUN_EVENTS, STEP_EVENTS, Event
+from threadkeep.contract.ids import created_at, id_after, new_id
+from threadkeep.contract.messages import (
+    IncompleteReason,
+    Message,
+    MessageDelta,
+    MessageDeltaContent,
+    MessageIncompleteDetails,
+)
+from threadkeep.contract.run_status import TERMINAL, RunStatus
+from threadkeep.contract.run_steps import (
+    CalledFunction,
+    FunctionCallDelta,
+    FunctionToolCall,
+    FunctionToolCallDelta,
+    MessageCreation,
+    MessageCreationDetails,
+    RunStep,
+    RunStepDelta,
+    RunStepDeltaDetails,
+    StepDetails,
+    StepStatus,
+    ToolCallsDelta,
+    ToolCallsDetails,
+)
+from threadkeep.contract.runs import (
+    FunctionCall,
+    LastError,
+    RequiredAction,
+    Run,
+    RunIncompleteDetails,
+    RunToolCall,
+    SubmitToolOutputsAction,
+    Usage,
+)
+from threadkeep.logs import Log
+from threadkeep.storage.store import Store, Transaction
+from threadkeep.worker import Held
+
+from .follow import EventLog
+from .moves import NO_USAGE, advance
+from .reply import AssembledCall, Draft, RefusalAdded, TextAdded
+
+log = Log(__name__)
+
+# How often the text of an unfinished message is stored. A reader elsewhere sees the message grow this often.
+FLUSH_S: Final = 1.0
+
+T = TypeVar("T")
+
+Change = Callable[[Transaction], list[Event]]
+
+# How open steps and messages end when the run ends so.
+_STEP_ENDS: Final[dict[RunStatus, StepStatus]] = {
+    "cancelled": "cancelled",
+    "failed": "failed",
+    "expired": "expired",
+    "completed": "completed",
+    "incomplete": "completed",
+}
+_MESSAGE_ENDS: Final[dict[RunStatus, IncompleteReason]] = {
+    "cancelled": "run_cancelled",
+    "failed": "run_failed",
+    "expired": "run_expired",
+    "incomplete": "max_tokens",
+}
+_STEP_STAMPS: Final[dict[StepStatus, str]] = {
+    "cancelled": "cancelled_at",
+    "failed": "failed_at",
+    "expired": "expired_at",
+    "completed": "completed_at",
+}
+
+
+class Journal:
+    """Writes one run under one lease. Used by one task; what it says is final once awaited."""
+
+    def __init__(self, store: Store, held: Held, lease_s: float, run: Run, steps: list[RunStep], events: EventLog):
+        self.run = run
+        # Oldest first, as stored.
+        self.steps = steps
+        self.events = events
+        self._store = store
+        self._held = held
+        self._lease_s = lease_s
+        self._writing = asyncio.Lock()
+        # Deltas not yet shown to readers: a burst from the model is one wake-up.
+        self._unpublished: list[Event] = []
+        self._message: Message | None = None
+        self._draft: Draft | None = None
+        self._calls_step: RunStep | None = None
+        self._call_ids: list[str] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._flushed_at = 0.0
+
+    @property
+    def writes_message(self) -> bool:
+        """Whether a message is open."""
+        return self._draft is not None
+
+    @property
+    def writes_calls(self) -> bool:
+        """Whether a tool step is open."""
+        return self._calls_step is not None
+
+    @property
+    def project(self) -> str:
+        return self._held.lease.item.project
+
+    # Deltas.
+
+    def add_text(self, added: TextAdded | RefusalAdded) -> None:
+        """More of the open message."""
+        assert self._draft is not None
+        assert self._message is not None
+        delta = MessageDelta(id=self._message.id, delta=MessageDeltaContent(content=[self._draft.add(added)]))
+        self._unpublished.append(Event("thread.message.delta", delta))
+
+    def start_call(self, index: int, name: str) -> None:
+        """A further call in the open tool step."""
+        call_id = new_id("call")
+        self._call_ids.append(call_id)
+        function = FunctionCallDelta(name=name, arguments="", output=None)
+        self._add_call_delta(FunctionToolCallDelta(index=index, id=call_id, function=function))
+
+    def add_arguments(self, index: int, arguments: str) -> None:
+        """More arguments of a call in the open tool step."""
+        self._add_call_delta(FunctionToolCallDelta(index=index, function=FunctionCallDelta(arguments=arguments)))
+
+    def publish(self) -> None:
+        """Shows readers the deltas, and stores the open message's text when it was last stored a while ago."""
+        if self._unpublished:
+            self.events.append(self._unpublished)
+            self._unpublished = []
+        now = time.monotonic()
+        if self._draft is not None and now - self._flushed_at >= FLUSH_S and self._flushing is None:
+            self._flushed_at = now
+            self._flushing = asyncio.create_task(self._flush())
+
+    def _add_call_delta(self, delta: FunctionToolCallDelta) -> None:
+        assert self._calls_step is not None
+        details = RunStepDeltaDetails(step_details=ToolCallsDelta(tool_calls=[delta]))
+        self._unpublished.append(Event("thread.run.step.delta", RunStepDelta(id=self._calls_step.id, delta=details)))
+
+    # Milestones.
+
+    async def begin(self) -> None:
+        """The run is in progress. A run taken over from another node is so already, and stays."""
+        if self.run.status != "in_progress":
+            await self._commit(lambda tx: [_moved(tx, self.run, "in_progress")])
+
+    async def open_message(self) -> None:
+        """A message and its step. One left half-written by a node that died is written anew under its id."""
+        self._message = await self._open(_new_message)
+        self._draft = Draft()
+        self._flushed_at = time.monotonic()
+
+    async def close_message(self) -> None:
+        """The open message is complete, and the run goes on."""
+        message, draft = self._message, self._draft
+        assert message is not None
+        assert draft is not None
+        self._draft = self._message = None
+        await self._commit(
+            lambda tx: [
+                *_end_message(tx, message, draft, "completed"),
+                *_end_steps(tx, self.run, "completed", NO_USAGE, lambda step: _creates(step, message.id)),
+            ]
+        )
+
+    async def open_calls(self) -> None:
+        """A step for the calls of this reply."""
+        self._calls_step = await self._open(_new_calls)
+        self._call_ids = []
+
+    async def require_action(self, calls: list[AssembledCall], usage: Usage) -> None:
+        """The client must answer the calls. The run waits as rows only: no lease, no task, no memory."""
+        step = self._calls_step
+        assert step is not None
+
+        def wait(tx: Transaction) -> list[Event]:
+            # The usage stays with the step, whose `usage` clients see once it is completed.
+            tx.steps.replace(msgspec.structs.replace(step, step_details=self._called(calls), usage=usage))
+            required = SubmitToolOutputsAction(
+                tool_calls=[
+                    RunToolCall(id=call_id, function=FunctionCall(name=call.name, arguments="".join(call.arguments)))
+                    for call_id, call in zip(self._call_ids, calls, strict=True)
+                ]
+            )
+            run = tx.runs.lock(self.run.thread_id, self.run.id)
+            moved = advance(tx, run, "requires_action", required_action=RequiredAction(submit_tool_outputs=required))
+            self._release(tx, due_at_s=run.expires_at)
+            return [Event(RUN_EVENTS["requires_action"], moved)]
+
+        await self._commit(wait, settles=True)
+
+    async def end(
+        self,
+        to: RunStatus,
+        *,
+        usage: Usage = NO_USAGE,
+        calls: list[AssembledCall] | None = None,
+        last_error: LastError | None = None,
+        incomplete_details: RunIncompleteDetails | None = None,
+        message_reason: IncompleteReason | None = None,
+    ) -> None:
+        """The run is over: closes what is open, moves the run, and finishes the work, in one transaction."""
+        draft, message = self._draft, self._message
+        reason = message_reason or _MESSAGE_ENDS.get(to)
+
+        def finish(tx: Transaction) -> list[Event]:
+            events: list[Event] = []
+            run = tx.runs.lock(self.run.thread_id, self.run.id)
+            if run.status == "cancelling" and to == "cancelled":
+                events.append(Event(RUN_EVENTS["cancelling"], run))
+            if calls and self._calls_step is not None:
+                tx.steps.replace(msgspec.structs.replace(self._calls_step, step_details=self._called(calls)))
+            open_message = message or _half_written(tx, self.run)
+            closing = list(_end_message(tx, open_message, draft, reason or "completed")) if open_message else []
+            steps = _end_steps(tx, run, _STEP_ENDS[to], usage, lambda _: True, last_error=last_error)
+            # A message and its step end in the order in which they fail or succeed.
+            events += [*steps, *closing] if to in ("failed", "cancelled", "expired") else [*closing, *steps]
+            moved = advance(tx, run, to, last_error=last_error, incomplete_details=incomplete_details)
+            item = self._held.lease.item
+            tx.work.finish(item.kind, item.key, self._held.lease.token)
+            return [*events, Event(RUN_EVENTS[to], moved)]
+
+        await self._commit(finish, settles=True)
+
+    async def hand_over(self) -> None:
+        """Gives the run to whichever node claims it next; it goes on there from what is stored."""
+        await self._commit(lambda tx: self._release(tx, due_at_s=None), settles=True)
+
+    async def wait_for_client(self) -> None:
+        """Nothing to do before the run expires or its client answers."""
+        await self._commit(lambda tx: self._release(tx, due_at_s=self.run.expires_at), settles=True)
+
+    async def reread(self) -> None:
+        """Takes up what others wrote to the run: a cancel."""
+        run, item = self.run, self._held.lease.item
+        self.run = await self._store.read(item.project, lambda tx: tx.runs.get(run.thread_id, run.id))
+
+    # How they are written.
+
+    async def _commit(self, change: Change, *, settles: bool = False) -> None:
+        # Shielded: a milestone that began is committed and told, even if whoever asked for it is cancelled meanwhile;
+        # and the next one waits for it.
+        await asyncio.shield(self._write(change, settles=settles))
+
+    async def _write(self, change: Change, *, settles: bool) -> None:
+        item, token = self._held.lease.item, self._held.lease.token
+
+        def fenced(tx: Transaction) -> list[Event]:
+            tx.work.fence(item.kind, item.key, token, lease_s=self._lease_s)
+            return change(tx)
+
+        async with self._writing:
+            # Ahead of the commit: a renewal that runs between the commit and its answer finds no such lease.
+            self._held.settled = settles
+            try:
+                events = await self._store.write(item.project, fenced)
+            except BaseException:
+                self._held.settled = False
+                raise
+            for event in events:
+                if isinstance(event.object, Run):
+                    self.run = event.object
+            self.events.append([*self._unpublished, *events])
+            self._unpublished = []
+
+    async def _open(self, make: Callable[[Transaction, Run], tuple[T, list[Event]]]) -> T:
+        made: list[T] = []
+
+        def write(tx: Transaction) -> list[Event]:
+            opened, events = make(tx, self.run)
+            made.append(opened)
+            return events
+
+        await self._commit(write)
+        # A transaction that was run again made another one; the last is the one that was committed.
+        return made[-1]
+
+    async def _flush(self) -> None:
+        draft, message = self._draft, self._message
+        if draft is None or message is None:
+            return
+
+        def store_text(tx: Transaction) -> list[Event]:
+            current = tx.messages.get(message.thread_id, message.id)
+            # A flush that was overtaken by the message's end must not undo it.
+            if current.status == "in_progress":
+                tx.messages.replace(msgspec.structs.replace(current, content=draft.content()))
+            return []
+
+        try:
+            await self._commit(store_text)
+        except Exception as error:
+            # The next milestone meets the same trouble, and deals with it.
+            log.debug("flush_failed", error=error, run_id=self.run.id)
+        finally:
+            self._flushing = None
+
+    def _release(self, tx: Transaction, *, due_at_s: int | None) -> list[Event]:
+        lease = self._held.lease
+        due_at_ms = None if due_at_s is None else due_at_s * 1000
+        tx.work.release(lease.item.kind, lease.item.key, lease.token, due_at_ms=due_at_ms)
+        return []
+
+    def _called(self, calls: list[AssembledCall]) -> ToolCallsDetails:
+        return ToolCallsDetails(
+            tool_calls=[
+                FunctionToolCall(
+                    id=call_id,
+                    function=CalledFunction(name=call.name, arguments="".join(call.arguments), output=None),
+                )
+                for call_id, call in zip(self._call_ids, calls, strict=True)
+            ]
+        )
+
+
+def _moved(tx: Transaction, run: Run, to: RunStatus) -> Event:
+    return Event(RUN_EVENTS[to], advance(tx, tx.runs.lock(run.thread_id, run.id), to))
+
+
+def _new_message(tx: Transaction, run: Run) -> tuple[Message, list[Event]]:
+    message = _half_written(tx, run)
+    if message is not None:
+        message = msgspec.structs.replace(message, content=[])
+        tx.messages.replace(message)
+        step = next(step for step in tx.steps.all(run.id) if _creates(step, message.id))
+    else:
+        message = Message(
+            id=id_after("msg", tx.messages.last_id(run.thread_id)),
+            created_at=created_at(),
+            thread_id=run.thread_id,
+            status="in_progress",
+            incomplete_details=None,
+            completed_at=None,
+            incomplete_at=None,
+            role="assistant",
+            content=[],
+            assistant_id=run.assistant_id,
+            run_id=run.id,
+            attachments=[],
+            metadata={},
+        )
+        tx.messages.insert(message)
+        step = _insert_step(tx, run, MessageCreationDetails(message_creation=MessageCreation(message_id=message.id)))
+    return message, [
+        Event("thread.run.step.created", step),
+        Event("thread.run.step.in_progress", step),
+        Event("thread.message.created", message),
+        Event("thread.message.in_progress", message),
+    ]
+
+
+def _new_calls(tx: Transaction, run: Run) -> tuple[RunStep, list[Event]]:
+    half_done = [
+        step
+        for step in tx.steps.all(run.id)
+        if step.status == "in_progress" and isinstance(step.step_details, ToolCallsDetails)
+    ]
+    step = half_done[0] if half_done else _insert_step(tx, run, ToolCallsDetails(tool_calls=[]))
+    return step, [Event("thread.run.step.created", step), Event("thread.run.step.in_progress", step)]
+
+
+def _insert_step(tx: Transaction, run: Run, details: StepDetails) -> RunStep:
+    step = RunStep(
+        id=id_after("step", tx.steps.last_id(run.id)),
+        created_at=created_at(),
+        run_id=run.id,
+        assistant_id=run.assistant_id,
+        thread_id=run.thread_id,
+        type="message_creation" if isinstance(details, MessageCreationDetails) else "tool_calls",
+        status="in_progress",
+        cancelled_at=None,
+        completed_at=None,
+        expires_at=run.expires_at,
+        expired_at=None,
+        failed_at=None,
+        last_error=None,
+        step_details=details,
+        metadata={},
+        usage=None,
+    )
+    tx.steps.insert(step)
+    return step
+
+
+def _creates(step: RunStep, message_id: str) -> bool:
+    details = step.step_details
+    return isinstance(details, MessageCreationDetails) and details.message_creation.message_id == message_id
+
+
+def _half_written(tx: Transaction, run: Run) -> Message | None:
+    """The run's message that nobody has closed."""
+    for step in tx.steps.all(run.id):
+        if step.status == "in_progress" and isinstance(step.step_details, MessageCreationDetails):
+            return tx.messages.get(run.thread_id, step.step_details.message_creation.message_id)
+    return None
+
+
+def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: IncompleteReason | str) -> list[Event]:
+    # Read again: a client may have changed the metadata meanwhile.
+    message = tx.messages.get(message.thread_id, message.id)
+    content = message.content if draft is None else draft.content()
+    now = created_at()
+    if how == "completed":
+        ended = msgspec.structs.replace(message, status="completed", completed_at=now, content=content)
+    else:
+        details = msgspec.convert({"reason": how}, MessageIncompleteDetails)
+        ended = msgspec.structs.replace(
+            message, status="incomplete", incomplete_at=now, incomplete_details=details, content=content
+        )
+    tx.messages.replace(ended)
+    return [Event(MESSAGE_EVENTS[ended.status], ended)]
+
+
+def _end_steps(
+    tx: Transaction,
+    run: Run,
+    status: StepStatus,
+    usage: Usage,
+    ends: Callable[[RunStep], bool],
+    *,
+    last_error: LastError | None = None,
+) -> list[Event]:
+    """Ends the open steps for which ``ends``; the last of them is booked with ``usage``."""
+    open_steps = [step for step in tx.steps.all(run.id) if step.status == "in_progress" and ends(step)]
+    if last_error is not None and last_error.code == "invalid_prompt":
+        # A step has no such code in the contract.
+        last_error = LastError(code="server_error", message=last_error.message)
+    events: list[Event] = []
+    for step in open_steps:
+        ended = msgspec.structs.replace(
+            step,
+            status=status,
+            usage=step.usage or (usage if step is open_steps[-1] else NO_USAGE),
+            last_error=last_error,
+            **{_STEP_STAMPS[status]: created_at()},
+        )
+        tx.steps.replace(ended)
+        events.append(Event(STEP_EVENTS[status], ended))
+    return events
+
+
+assert set(_STEP_ENDS) == TERMINAL

@@ -1,0 +1,283 @@
+"""The verbs of runs: create, create with a thread, modify, cancel, submit tool outputs. Whoever asks, they happen here.
+
+Each verb is one transaction; execution starts on this node at once where there is room, because its listener is here.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+
+from threadkeep.contract.assistants import Assistant
+from threadkeep.contract.errors import InvalidRequest, NotFound, ThreadkeepError
+from threadkeep.contract.events import STEP_EVENTS, Event
+from threadkeep.contract.ids import created_at, id_after
+from threadkeep.contract.run_status import ACTIVE
+from threadkeep.contract.run_steps import FunctionToolCall, RunStep, ToolCallsDetails
+from threadkeep.contract.runs import (
+    CreateRunRequest,
+    CreateThreadAndRunRequest,
+    ModifyRunRequest,
+    Run,
+    RunOverrides,
+    SubmitToolOutputsRequest,
+)
+from threadkeep.contract.threads import CreateThreadRequest, Thread
+from threadkeep.contract.tools import ToolResources, TruncationStrategy
+from threadkeep.logs import Log
+from threadkeep.storage.store import Store, Transaction
+from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
+from threadkeep.worker import Worker
+
+from . import resources
+from .conversation import append_messages, create_thread
+from .execution import KIND, Execution, Prepared
+from .follow import EventLog, events_of
+from .moves import advance
+
+log = Log(__name__)
+
+# How often a run that another node executes is looked at for a reader on this one.
+_LOOK_S: Final = 0.5
+
+
+class Started(NamedTuple):
+    """A run that goes on, and the log in which its events appear from here on."""
+
+    run: Run
+    events: EventLog
+
+
+class Runs:
+    """The verbs, on one store and one worker."""
+
+    def __init__(self, store: Store, worker: Worker, execution: Execution, *, run_expires_s: int) -> None:
+        self._store = store
+        self._worker = worker
+        self._execution = execution
+        self._run_expires_s = run_expires_s
+        self._watching: set[asyncio.Task[None]] = set()
+
+    async def create(self, project: str, thread_id: str, request: CreateRunRequest) -> Started:
+        """``createRun``."""
+
+        def write(tx: Transaction) -> tuple[Run, list[Event]]:
+            thread = tx.threads.lock(thread_id)
+            run = self._insert(tx, thread, request, thread.tool_resources)
+            return run, [Event("thread.run.created", run), Event("thread.run.queued", run)]
+
+        return await self._start(project, write)
+
+    async def create_thread_and_run(self, project: str, request: CreateThreadAndRunRequest) -> Started:
+        """``createThreadAndRun``."""
+
+        def write(tx: Transaction) -> tuple[Run, list[Event]]:
+            thread = create_thread(tx, request.thread or CreateThreadRequest(), param="thread.")
+            named = resources.modified(thread.tool_resources, request.tool_resources or UNSET)
+            run = self._insert(tx, thread, request, named)
+            return run, [
+                Event("thread.created", thread),
+                Event("thread.run.created", run),
+                Event("thread.run.queued", run),
+            ]
+
+        return await self._start(project, write)
+
+    async def submit_tool_outputs(
+        self, project: str, thread_id: str, run_id: str, request: SubmitToolOutputsRequest
+    ) -> Started:
+        """``submitToolOutputs``: all outputs at once; the run is queued again."""
+
+        def write(tx: Transaction) -> tuple[Run, list[Event]]:
+            tx.threads.get(thread_id)
+            run = tx.runs.lock(thread_id, run_id)
+            # Past its time a run is expired, even where the worker has not come round to it yet.
+            status = "expired" if run.status in ACTIVE and (run.expires_at or 0) <= created_at() else run.status
+            if status != "requires_action":
+                raise InvalidRequest(f'Runs in status "{status}" do not accept tool outputs.')
+            step = _answered(tx, run, request)
+            tx.steps.replace(step)
+            run = advance(tx, run, "queued")
+            return run, [Event(STEP_EVENTS["completed"], step), Event("thread.run.queued", run)]
+
+        return await self._start(project, write, again=True)
+
+    async def cancel(self, project: str, thread_id: str, run_id: str) -> Run:
+        """``cancelRun``: answers at once; the holder of the run stops and ends it."""
+
+        def write(tx: Transaction) -> Run:
+            tx.threads.get(thread_id)
+            run = tx.runs.lock(thread_id, run_id)
+            if run.status not in ("queued", "in_progress", "requires_action"):
+                raise InvalidRequest(f"Cannot cancel run with status '{run.status}'.")
+            run = advance(tx, run, "cancelling")
+            tx.work.interrupt(KIND, run_id)
+            return run
+
+        run = await self._store.write(project, write)
+        self._worker.interrupt(KIND, run_id)
+        return run
+
+    async def modify(self, project: str, thread_id: str, run_id: str, request: ModifyRunRequest) -> Run:
+        """``modifyRun``: its metadata."""
+
+        def write(tx: Transaction) -> Run:
+            tx.threads.get(thread_id)
+            run = tx.runs.lock(thread_id, run_id)
+            if request.metadata is not UNSET:
+                run = msgspec.structs.replace(run, metadata=request.metadata or {})
+                tx.runs.replace(run, was=run.status)
+            return run
+
+        return await self._store.write(project, write)
+
+    async def close(self) -> None:
+        """Stops watching for readers; runs go on."""
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+
+    def _insert(self, tx: Transaction, thread: Thread, request: RunOverrides, named: ToolResources) -> Run:
+        assistant = tx.assistants.get(request.assistant_id)
+        if isinstance(request, CreateRunRequest):
+            # Ahead of the run: an active one refuses both together.
+            append_messages(tx, thread.id, request.additional_messages or ())
+        run = _new_run(tx, thread.id, assistant, request, resources=named, expires_s=self._run_expires_s)
+        tx.runs.insert(run)
+        return run
+
+    async def _start(
+        self, project: str, write: Callable[[Transaction], tuple[Run, list[Event]]], *, again: bool = False
+    ) -> Started:
+        # Shielded: between the commit and the start of the work lies no point at which a caller may give up.
+        return await asyncio.shield(asyncio.create_task(self._commit_and_begin(project, write, again)))
+
+    async def _commit_and_begin(
+        self, project: str, write: Callable[[Transaction], tuple[Run, list[Event]]], again: bool
+    ) -> Started:
+        """Commits ``write`` together with the work to be done, leased to this node where it has room for it."""
+        terms = self._worker.offer()
+
+        def with_work(tx: Transaction) -> tuple[Run, list[Event], bool]:
+            run, written = write(tx)
+            if again:
+                return run, written, tx.work.touch(KIND, run.id, lease=terms)
+            tx.work.insert(KIND, run.id, thread=run.thread_id, lease=terms)
+            return run, written, terms is not None
+
+        try:
+            run, written, leased = await self._store.write(project, with_work)
+        except BaseException:
+            if terms is not None:
+                self._worker.decline()
+            raise
+        events = EventLog()
+        events.append(written)
+        if terms is not None and leased:
+            self._worker.adopt(_lease(project, run, terms), Prepared(run, events))
+        else:
+            if terms is not None:
+                self._worker.decline()
+            self._watch(project, run, events)
+            self._worker.wake()
+        log.info("run_continued" if again else "run_created", run_id=run.id, thread_id=run.thread_id, here=leased)
+        return Started(run, events)
+
+    def _watch(self, project: str, run: Run, events: EventLog) -> None:
+        """Fills the log of a run that this node has no room for, from whatever node executes it."""
+        self._execution.awaited[run.id] = events
+        task = asyncio.create_task(self._look(project, run, events))
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def _look(self, project: str, run: Run, events: EventLog) -> None:
+        try:
+            while self._execution.awaited.get(run.id) is events:
+                await asyncio.sleep(_LOOK_S)
+                try:
+                    happened = await self._store.read(project, lambda tx: events_of(tx, run.thread_id, run.id))
+                except NotFound:
+                    return events.close("The thread was deleted.")
+                except ThreadkeepError as error:
+                    log.warning("watch_failed", error=error, run_id=run.id)
+                    continue
+                if happened is not None and self._execution.awaited.get(run.id) is events:
+                    events.append(happened)
+                    return events.close()
+        finally:
+            if self._execution.awaited.get(run.id) is events:
+                del self._execution.awaited[run.id]
+
+
+def _lease(project: str, run: Run, terms: LeaseTerms) -> Lease:
+    item = WorkItem(kind=KIND, key=run.id, project=project, thread=run.thread_id)
+    return Lease(item=item, token=terms.token, attempts=0, until_ms=0, interrupted=False)
+
+
+def _new_run(
+    tx: Transaction,
+    thread_id: str,
+    assistant: Assistant,
+    request: RunOverrides,
+    *,
+    resources: ToolResources,
+    expires_s: int,
+) -> Run:
+    """The run with its effective settings: the request's where it names any, else the assistant's."""
+    instructions = assistant.instructions if request.instructions is None else request.instructions
+    if isinstance(request, CreateRunRequest) and request.additional_instructions:
+        instructions = "\n\n".join(filter(None, (instructions, request.additional_instructions)))
+    now = created_at()
+    return Run(
+        id=id_after("run", tx.runs.last_id(thread_id)),
+        created_at=now,
+        assistant_id=assistant.id,
+        thread_id=thread_id,
+        status="queued",
+        required_action=None,
+        last_error=None,
+        expires_at=now + expires_s,
+        started_at=None,
+        cancelled_at=None,
+        failed_at=None,
+        completed_at=None,
+        incomplete_details=None,
+        model=request.model or assistant.model,
+        instructions=instructions or "",
+        tools=assistant.tools if request.tools is None else request.tools,
+        tool_resources=resources,
+        metadata=request.metadata or {},
+        usage=None,
+        temperature=assistant.temperature if request.temperature is None else request.temperature,
+        top_p=assistant.top_p if request.top_p is None else request.top_p,
+        max_prompt_tokens=request.max_prompt_tokens,
+        max_completion_tokens=request.max_completion_tokens,
+        truncation_strategy=request.truncation_strategy or TruncationStrategy(type="auto"),
+        tool_choice=request.tool_choice or "auto",
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        response_format=request.response_format or assistant.response_format,
+        reasoning_effort=request.reasoning_effort or assistant.reasoning_effort,
+    )
+
+
+def _answered(tx: Transaction, run: Run, request: SubmitToolOutputsRequest) -> RunStep:
+    """The step that waits for the client, completed with its outputs; refused unless there is one for every call."""
+    assert run.required_action is not None
+    expected = [call.id for call in run.required_action.submit_tool_outputs.tool_calls]
+    outputs = {given.tool_call_id: given.output or "" for given in request.tool_outputs}
+    if set(outputs) != set(expected):
+        got = [given.tool_call_id for given in request.tool_outputs]
+        raise InvalidRequest(f"Expected tool outputs for call_ids {expected}, got {got}")
+    [step] = [step for step in tx.steps.all(run.id) if step.status == "in_progress"]
+    assert isinstance(step.step_details, ToolCallsDetails)
+    calls = [
+        msgspec.structs.replace(call, function=msgspec.structs.replace(call.function, output=outputs[call.id]))
+        if isinstance(call, FunctionToolCall) and call.id in outputs
+        else call
+        for call in step.step_details.tool_calls
+    ]
+    return msgspec.structs.replace(
+        step, status="completed", completed_at=created_at(), step_details=ToolCallsDetails(tool_calls=calls)
+    )

@@ -1,0 +1,219 @@
+"""What the model is sent: instructions, as much of the thread as fits, and what this run did so far.
+
+The thread is read backwards until the budget is full, so a long thread costs no more than its newest part. Tokens are
+estimated, never counted: every model has a tokenizer of its own, and none may be fetched.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from msgspec import UNSET
+
+from threadkeep.contract.errors import ThreadkeepError, UpstreamFailed
+from threadkeep.contract.messages import ImageFileContent, ImageUrlContent, Message, RefusalContent, TextContent
+from threadkeep.contract.run_steps import FunctionToolCall, MessageCreationDetails, RunStep
+from threadkeep.contract.runs import Run
+from threadkeep.contract.tools import (
+    FunctionDefinition,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    NamedToolChoice,
+    ResponseFormat,
+)
+from threadkeep.storage.store import Transaction
+from threadkeep.tools.toolbox import Toolbox
+from threadkeep.upstream import chat
+
+# What a message costs beside its text, and an image of unknown size.
+_MESSAGE_TOKENS: Final = 4
+_IMAGE_TOKENS: Final = 800
+_NOT_ANSWERED: Final = ""
+
+
+class TokenLimitReached(ThreadkeepError):
+    """The run may use no more tokens: it ends incomplete."""
+
+    def __init__(self, limit: Literal["max_prompt_tokens", "max_completion_tokens"]) -> None:
+        super().__init__(f"The run reached its {limit}.")
+        self.limit: Literal["max_prompt_tokens", "max_completion_tokens"] = limit
+
+
+def estimate_tokens(text: str) -> int:
+    """About four ASCII characters a token, one of any other script."""
+    if text.isascii():
+        return len(text) // 4 + 1
+    plain = len(text.encode("ascii", "ignore"))
+    return plain // 4 + len(text) - plain + 1
+
+
+class Prompt:
+    """The messages of one model call, with their estimated size."""
+
+    def __init__(self, messages: list[chat.ChatMessage], tokens: int, *, dropped: bool, droppable: bool) -> None:
+        self.messages = messages
+        self.tokens = tokens
+        # Older messages were left out to fit the budget.
+        self.dropped = dropped
+        # There are messages left that a smaller budget could leave out.
+        self.droppable = droppable
+
+
+def build(tx: Transaction, run: Run, steps: Sequence[RunStep], *, budget: int, hard_limit: bool) -> Prompt:
+    """The prompt for the next model call of ``run``, within ``budget`` tokens.
+
+    The newest message always stays. When even the rest exceeds the budget, ``hard_limit`` decides: raise
+    ``TokenLimitReached``, or send it and let the upstream judge.
+    """
+    head: list[chat.ChatMessage] = [chat.SystemMessage(run.instructions)] if run.instructions else []
+    tail = _own_steps(tx, run, steps)
+    fixed = sum(map(_tokens, head)) + sum(map(_tokens, tail))
+    most = run.truncation_strategy.last_messages
+    history: list[chat.ChatMessage] = []
+    spent, dropped = fixed, False
+    for message in tx.messages.newest_first(run.thread_id):
+        if message.run_id == run.id or message.status == "in_progress":
+            continue
+        if most is not None and len(history) >= most:
+            break
+        said = _said(message)
+        if said is None:
+            continue
+        cost = _tokens(said)
+        if history and spent + cost > budget:
+            dropped = True
+            break
+        history.append(said)
+        spent += cost
+    if hard_limit and spent > budget:
+        raise TokenLimitReached("max_prompt_tokens")
+    history.reverse()
+    return Prompt(head + history + tail, spent, dropped=dropped, droppable=len(history) > 1 and most is None)
+
+
+def request(run: Run, prompt: Prompt, toolbox: Toolbox, *, max_completion_tokens: int | None) -> chat.ChatRequest:
+    """The model call itself, with the settings the run echoes. Settings at their defaults are left out."""
+    tools = [chat.ChatTool(_function(definition)) for definition in toolbox.definitions] or None
+    called_before = any(isinstance(message, chat.ToolMessage) for message in prompt.messages)
+    return chat.ChatRequest(
+        model=run.model,
+        messages=prompt.messages,
+        tools=tools,
+        tool_choice=_tool_choice(run, called_before=called_before) if tools else None,
+        parallel_tool_calls=False if tools and not run.parallel_tool_calls else None,
+        temperature=None if run.temperature == 1 else run.temperature,
+        top_p=None if run.top_p == 1 else run.top_p,
+        max_completion_tokens=max_completion_tokens,
+        response_format=_response_format(run.response_format),
+        reasoning_effort=None if run.reasoning_effort is UNSET else run.reasoning_effort,
+    )
+
+
+def _own_steps(tx: Transaction, run: Run, steps: Sequence[RunStep]) -> list[chat.ChatMessage]:
+    """What this run said and called so far, in order. A step that was never finished says nothing."""
+    messages: list[chat.ChatMessage] = []
+    for step in steps:
+        if step.status != "completed":
+            continue
+        if isinstance(step.step_details, MessageCreationDetails):
+            said = _said(tx.messages.get(run.thread_id, step.step_details.message_creation.message_id))
+            if said is not None:
+                messages.append(said)
+            continue
+        calls = [call for call in step.step_details.tool_calls if isinstance(call, FunctionToolCall)]
+        made = [
+            chat.ToolCall(call.id, chat.CalledFunction(call.function.name, call.function.arguments)) for call in calls
+        ]
+        messages.append(chat.AssistantMessage(None, made))
+        messages.extend(chat.ToolMessage(call.id, call.function.output or _NOT_ANSWERED) for call in calls)
+    return messages
+
+
+def _said(message: Message) -> chat.ChatMessage | None:
+    """The message as the model reads it, or None when there is nothing to read."""
+    if message.role == "assistant":
+        # Models take no images back; what the assistant showed is left out of what it said.
+        text = "\n".join(filter(None, map(_text, message.content)))
+        return chat.AssistantMessage(text) if text else None
+    parts: list[chat.ContentPart] = []
+    for part in message.content:
+        match part:
+            case ImageUrlContent(image_url=image):
+                parts.append(chat.ImagePart(chat.ImageUrl(image.url, image.detail)))
+            case ImageFileContent():
+                raise UpstreamFailed(
+                    "invalid_prompt",
+                    f"Message {message.id} shows an uploaded image, which this server cannot pass to a model. "
+                    "Use an 'image_url' part, or delete the message.",
+                )
+            case _:
+                parts.append(chat.TextPart(_text(part) or ""))
+    match parts:
+        case [chat.TextPart(text=text)]:
+            return chat.UserMessage(text)
+        case _:
+            return chat.UserMessage(parts)
+
+
+def _text(part: object) -> str | None:
+    match part:
+        case TextContent(text=text):
+            return text.value
+        case RefusalContent(refusal=refusal):
+            return refusal
+        case _:
+            return None
+
+
+def _tokens(message: chat.ChatMessage) -> int:
+    match message:
+        case chat.UserMessage(content=list() as parts):
+            text = sum(
+                estimate_tokens(part.text) if isinstance(part, chat.TextPart) else _IMAGE_TOKENS for part in parts
+            )
+        case chat.AssistantMessage(content=content, tool_calls=calls):
+            text = estimate_tokens(content or "")
+            if calls is not UNSET:
+                text += sum(estimate_tokens(call.function.arguments) + _MESSAGE_TOKENS for call in calls)
+        case _:
+            text = estimate_tokens(str(message.content))
+    return text + _MESSAGE_TOKENS
+
+
+def _function(definition: FunctionDefinition) -> chat.ToolFunction:
+    return chat.ToolFunction(
+        name=definition.name,
+        description=definition.description or None,
+        parameters=definition.parameters or None,
+        strict=definition.strict or None,
+    )
+
+
+def _tool_choice(run: Run, *, called_before: bool) -> chat.ToolChoice | None:
+    """Null stands for "auto". A call that was required is required once: else the run would never answer."""
+    choice = run.tool_choice
+    if choice == "none":
+        return "none"
+    if choice == "auto" or called_before:
+        return None
+    if isinstance(choice, NamedToolChoice):
+        # A hosted tool is offered under the name of its type.
+        name = choice.function.name if choice.function else choice.type
+        return chat.NamedTool(chat.FunctionName(name))
+    return "required"
+
+
+def _response_format(chosen: ResponseFormat) -> chat.ResponseFormat | None:
+    match chosen:
+        case JsonObjectFormat():
+            return chat.JsonObjectFormat()
+        case JsonSchemaFormat(json_schema=schema):
+            return chat.JsonSchemaFormat(
+                chat.JsonSchema(
+                    name=schema.name,
+                    description=schema.description or None,
+                    schema=None if schema.schema is UNSET else schema.schema,
+                    strict=schema.strict or None,
+                )
+            )
+        case _:
+            return None

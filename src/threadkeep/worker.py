@@ -1,0 +1,201 @@
+"""Does due work: claims it under a lease, renews the lease, hands the item over when it stops. Knows nothing of runs.
+
+Whoever handles an item ends or gives back its lease in the same transaction that stores the outcome; the worker only
+keeps the lease alive meanwhile. Claim, renew, lost: the words are the same in code, columns and logs.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+from threadkeep.contract.errors import LeaseLost, ThreadkeepError
+from threadkeep.logs import Log
+from threadkeep.storage.store import Store
+from threadkeep.storage.work import Lease, LeaseTerms, Renewal
+
+log = Log(__name__)
+
+# Wake-ups are hints; the table is the truth. This is how stale the worker's view of it may get.
+POLL_S = 0.5
+# How soon a holder learns that another node interrupted it, or that its lease is gone.
+RENEW_S = 1.0
+# An item whose handling broke unexpectedly is claimed again after this long, by any node.
+RETRY_S = 1.0
+
+
+class Held:
+    """An item while it is being handled here."""
+
+    def __init__(self, lease: Lease, prepared: object) -> None:
+        self.lease = lease
+        # What whoever made the item on this node knows of it already; None when it was claimed from the table.
+        self.prepared = prepared
+        # Set when somebody asks the holder to stop what it does and look at the item anew.
+        self.interrupted = asyncio.Event()
+        # The handler sets it once its lease is finished or given back: from then on the worker lets it be.
+        self.settled = False
+
+
+Handle = Callable[[Held], Awaitable[None]]
+
+
+class Worker:
+    """Handles due items on this node, at most ``max_concurrent`` at once; ``handlers`` by kind of work."""
+
+    def __init__(self, store: Store, handlers: Mapping[str, Handle], *, max_concurrent: int, lease_s: float) -> None:
+        self.node = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._store = store
+        self._handlers = handlers
+        self._max_concurrent = max_concurrent
+        self._lease_s = lease_s
+        self._held: dict[tuple[str, str], tuple[Held, asyncio.Task[None]]] = {}
+        # Leases offered and not yet taken up or declined.
+        self._promised = 0
+        # A claim is on its way: leases may exist of which nothing is known here yet.
+        self._claiming = False
+        self._draining = False
+        self._due = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begins to claim; call it once, inside the running loop."""
+        self._loops = [asyncio.create_task(self._claim_loop()), asyncio.create_task(self._renew_loop())]
+
+    def offer(self) -> LeaseTerms | None:
+        """Terms of a lease for an item about to be stored, or None when this node has no room for it.
+
+        Whoever gets terms calls ``adopt`` once the item is committed under them, or else ``decline``.
+        """
+        if self._draining or self._room() <= 0:
+            return None
+        self._promised += 1
+        return LeaseTerms(token=secrets.token_hex(16), node=self.node, lease_s=self._lease_s)
+
+    def adopt(self, lease: Lease, prepared: object) -> None:
+        """Starts at once on an item that was stored under an offered lease."""
+        self._promised -= 1
+        self._begin(lease, prepared)
+
+    def decline(self) -> None:
+        """An offered lease was not taken up."""
+        self._promised -= 1
+
+    def wake(self) -> None:
+        """There may be something due."""
+        self._due.set()
+
+    def interrupt(self, kind: str, key: str) -> None:
+        """Interrupts the item if it is handled here; elsewhere its holder learns it with its next renewal."""
+        if (current := self._held.get((kind, key))) is not None:
+            current[0].interrupted.set()
+        else:
+            self.wake()
+
+    async def drain(self, grace_s: float) -> None:
+        """Stops claiming, lets what is under way end within ``grace_s``, then makes the handlers hand over the rest."""
+        self._draining = True
+        claiming, *renewing = self._loops
+        claiming.cancel()
+        if tasks := [task for _, task in self._held.values()]:
+            _, late = await asyncio.wait(tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for loop in renewing:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+
+    def _room(self) -> int:
+        return self._max_concurrent - len(self._held) - self._promised
+
+    def _begin(self, lease: Lease, prepared: object) -> None:
+        held = Held(lease, prepared)
+        self._held[lease.item.kind, lease.item.key] = held, asyncio.create_task(self._run(held))
+
+    async def _run(self, held: Held) -> None:
+        item = held.lease.item
+        try:
+            await self._handlers[item.kind](held)
+        except LeaseLost:
+            log.warning("lease_lost", kind=item.kind, key=item.key)
+        except Exception as error:
+            log.error("work_failed", error=error, kind=item.kind, key=item.key, attempts=held.lease.attempts)
+            await self._abandon(held.lease)
+        finally:
+            # A later lease on the same item may have taken the place already.
+            if (current := self._held.get((item.kind, item.key))) is not None and current[0] is held:
+                del self._held[item.kind, item.key]
+            self.wake()
+
+    async def _abandon(self, lease: Lease) -> None:
+        """Lets anybody claim the item again soon, counted as a crash. If even that fails, the lease runs out."""
+        try:
+            await self._store.write(None, lambda tx: tx.work.abandon(lease, delay_s=RETRY_S))
+        except ThreadkeepError as error:
+            log.warning("abandon_failed", error=error, kind=lease.item.kind, key=lease.item.key)
+
+    async def _claim_loop(self) -> None:
+        while True:
+            # Cleared ahead of the first await: a wake-up during the claim must not be lost.
+            self._due.clear()
+            try:
+                if (room := self._room()) > 0:
+                    self._claiming = True
+                    for lease in await self._claim(room):
+                        self._begin(lease, None)
+            except ThreadkeepError as error:
+                log.warning("claim_failed", error=error)
+            finally:
+                self._claiming = False
+            try:
+                await asyncio.wait_for(self._due.wait(), POLL_S)
+            except TimeoutError:
+                continue
+
+    async def _claim(self, limit: int) -> list[Lease]:
+        kinds = tuple(self._handlers)
+        # A cheap read first: the claim is a write, with a sync to disk, even when it finds nothing.
+        if not await self._store.read(None, lambda tx: tx.work.any_due(kinds)):
+            return []
+        return await self._store.write(
+            None,
+            lambda tx: tx.work.claim(self.node, kinds, limit, self._lease_s),
+        )
+
+    async def _renew_loop(self) -> None:
+        while True:
+            await asyncio.sleep(min(RENEW_S, self._lease_s / 3))
+            if not self._held:
+                continue
+            before = list(self._held.values())
+            try:
+                renewals = await self._store.write(None, lambda tx: tx.work.renew(self.node, lease_s=self._lease_s))
+            except ThreadkeepError as error:
+                log.warning("renew_failed", error=error)
+                continue
+            interrupted = {(each.kind, each.key, each.token): each.interrupted for each in renewals}
+            for held, task in before:
+                lease = held.lease
+                if (lease.item.kind, lease.item.key, lease.token) not in interrupted:
+                    if not held.settled:
+                        task.cancel()
+                elif interrupted[lease.item.kind, lease.item.key, lease.token]:
+                    held.interrupted.set()
+            await self._release_unknown(renewals)
+
+    async def _release_unknown(self, renewals: list[Renewal]) -> None:
+        """Gives back leases of this node that nobody here works on: the answer to their claim never arrived."""
+        if self._promised:
+            # One of them may be on its way to `adopt`; the next renewal comes soon.
+            return
+        known = {(key, held.lease.token) for key, (held, _) in self._held.items()}
+        for each in renewals:
+            if ((each.kind, each.key), each.token) not in known and not self._claiming:
+                log.warning("lease_unknown", kind=each.kind, key=each.key)
+                with suppress(ThreadkeepError):
+                    await self._store.write(
+                        None, lambda tx, each=each: tx.work.release(each.kind, each.key, each.token)
+                    )
