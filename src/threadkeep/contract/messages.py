@@ -6,6 +6,7 @@ A part has no id on the wire; it is named by its message's id and its index, whi
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
+from msgspec.structs import force_setattr
 
 from threadkeep.contract.metadata import CarriesMetadata, Metadata, ModifiesMetadata
 from threadkeep.contract.tools import AttachmentTool
@@ -22,12 +23,20 @@ Text256k = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
 
 class ImageFile(Request):
     file_id: str
-    detail: Detail = "auto"
+    detail: Detail | None = "auto"
+
+    def __post_init__(self) -> None:
+        if self.detail is None:
+            force_setattr(self, "detail", "auto")
 
 
 class ImageUrl(Request):
     url: str
-    detail: Detail = "auto"
+    detail: Detail | None = "auto"
+
+    def __post_init__(self) -> None:
+        if self.detail is None:
+            force_setattr(self, "detail", "auto")
 
 
 class ImageFileContent(Request, tag_field="type", tag="image_file"):

@@ -468,7 +468,7 @@ def _too_long(path: str, maximum: int, length: int) -> InvalidRequest:
 
 def _refused(refused: FieldRefused, path: str) -> InvalidRequest:
     param = f"{path}.{refused.param}" if path else refused.param
-    return InvalidRequest(refused.message.replace("{param}", param, 1), param=param, code=refused.code)
+    return InvalidRequest(refused.message.replace("{param}", param), param=param, code=refused.code)
 
 
 def _nul(path: str) -> InvalidRequest:

@@ -18,11 +18,11 @@ from threadkeep.contract.tools import (
     ToolResources,
     TruncationStrategy,
 )
-from threadkeep.contract.wire import Object, Request
+from threadkeep.contract.wire import MAX_INTEGER, Object, Request
 
 ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
 RunTools = Annotated[list[Tool], Meta(max_length=20)]
-TokenLimit = Annotated[int, Meta(ge=256)]
+TokenLimit = Annotated[int, Meta(ge=256, le=MAX_INTEGER)]
 
 
 class FunctionCall(Object):

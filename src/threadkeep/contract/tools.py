@@ -3,8 +3,10 @@
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
+from msgspec.structs import force_setattr
 
-from threadkeep.contract.wire import Object, Request
+from threadkeep.contract.metadata import CarriesMetadata
+from threadkeep.contract.wire import MAX_INTEGER, FieldRefused, Object, Request, absent_if_null
 
 Ranker = Literal["auto", "default_2024_08_21"]
 FunctionIdentifier = Annotated[str, Meta(max_length=64, pattern=r"^[a-zA-Z0-9_-]+\Z")]
@@ -13,15 +15,22 @@ FunctionIdentifier = Annotated[str, Meta(max_length=64, pattern=r"^[a-zA-Z0-9_-]
 class RankingOptions(Request):
     """``FileSearchRankingOptions``."""
 
-    ranker: Ranker = "auto"
+    ranker: Ranker | None = "auto"
     score_threshold: Annotated[float, Meta(ge=0, le=1)]
+
+    def __post_init__(self) -> None:
+        if self.ranker is None:
+            force_setattr(self, "ranker", "auto")
 
 
 class FileSearchOptions(Request):
     """Overrides of the file search tool's defaults."""
 
-    max_num_results: Annotated[int, Meta(ge=1, le=50)] | UnsetType = UNSET
-    ranking_options: RankingOptions | UnsetType = UNSET
+    max_num_results: Annotated[int, Meta(ge=1, le=50)] | UnsetType | None = UNSET
+    ranking_options: RankingOptions | UnsetType | None = UNSET
+
+    def __post_init__(self) -> None:
+        absent_if_null(self, "max_num_results", "ranking_options")
 
 
 class CodeInterpreterTool(Request, tag_field="type", tag="code_interpreter"):
@@ -31,7 +40,10 @@ class CodeInterpreterTool(Request, tag_field="type", tag="code_interpreter"):
 class FileSearchTool(Request, tag_field="type", tag="file_search"):
     """``AssistantToolsFileSearch``."""
 
-    file_search: FileSearchOptions | UnsetType = UNSET
+    file_search: FileSearchOptions | UnsetType | None = UNSET
+
+    def __post_init__(self) -> None:
+        absent_if_null(self, "file_search")
 
 
 class FileSearchToolTypeOnly(Request, tag_field="type", tag="file_search"):
@@ -46,6 +58,9 @@ class FunctionDefinition(Request):
     # A JSON Schema; absent means a function without parameters.
     parameters: dict[str, Any] | UnsetType | None = UNSET
     strict: bool | UnsetType | None = UNSET
+
+    def __post_init__(self) -> None:
+        absent_if_null(self, "description", "parameters")
 
 
 class FunctionTool(Request, tag_field="type", tag="function"):
@@ -67,7 +82,12 @@ class NamedToolChoice(Request):
     """``AssistantsNamedToolChoice``; ``function`` is required when ``type`` says so."""
 
     type: Literal["function", "code_interpreter", "file_search"]
-    function: FunctionName | UnsetType = UNSET
+    function: FunctionName | UnsetType | None = UNSET
+
+    def __post_init__(self) -> None:
+        absent_if_null(self, "function")
+        if self.type == "function" and self.function is UNSET:
+            raise FieldRefused("function", "Missing required parameter: '{param}'.", "missing_required_parameter")
 
 
 ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
@@ -84,8 +104,11 @@ class JsonObjectFormat(Request, tag_field="type", tag="json_object"):
 class JsonSchema(Request):
     name: FunctionIdentifier
     description: str | UnsetType | None = UNSET
-    schema: dict[str, Any] | UnsetType = UNSET
+    schema: dict[str, Any] | UnsetType | None = UNSET
     strict: bool | UnsetType | None = UNSET
+
+    def __post_init__(self) -> None:
+        absent_if_null(self, "description", "schema")
 
 
 class JsonSchemaFormat(Request, tag_field="type", tag="json_schema"):
@@ -104,7 +127,13 @@ class TruncationStrategy(Request):
 
     type: Literal["auto", "last_messages"]
     # How many of the newest messages stay; only with `last_messages`.
-    last_messages: Annotated[int, Meta(ge=1)] | None = None
+    last_messages: Annotated[int, Meta(ge=1, le=MAX_INTEGER)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.type == "last_messages" and self.last_messages is None:
+            raise FieldRefused("last_messages", "Missing required parameter: '{param}'.", "missing_required_parameter")
+        if self.type != "last_messages" and self.last_messages is not None:
+            raise FieldRefused("last_messages", "Invalid '{param}': only allowed when 'type' is 'last_messages'.")
 
 
 FileIds = Annotated[list[str], Meta(max_length=20)]
@@ -148,8 +177,17 @@ class AutoChunkingStrategy(Request, tag_field="type", tag="auto"):
 
 class StaticChunking(Request):
     max_chunk_size_tokens: Annotated[int, Meta(ge=100, le=4096)]
-    # At most half of the chunk size.
     chunk_overlap_tokens: Annotated[int, Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        most = self.max_chunk_size_tokens // 2
+        if self.chunk_overlap_tokens > most:
+            raise FieldRefused(
+                "chunk_overlap_tokens",
+                "Invalid '{param}': integer above maximum value. Expected a value <= half of 'max_chunk_size_tokens', "
+                f"{most}, but got {self.chunk_overlap_tokens} instead.",
+                "integer_above_max_value",
+            )
 
 
 class StaticChunkingStrategy(Request, tag_field="type", tag="static"):
@@ -161,19 +199,27 @@ class StaticChunkingStrategy(Request, tag_field="type", tag="static"):
 ChunkingStrategy = AutoChunkingStrategy | StaticChunkingStrategy
 
 
-class NewVectorStore(Request):
+class NewVectorStore(CarriesMetadata):
     """A vector store made together with the assistant or thread that uses it."""
 
     file_ids: list[str] | None = None
     chunking_strategy: ChunkingStrategy | None = None
-    metadata: dict[str, Any] | None = None
 
 
 class CreateFileSearchResources(Request):
-    """Either existing stores or helpers that create one, not both."""
+    """Either existing stores or instructions to create one, not both."""
 
     vector_store_ids: VectorStoreIds | None = None
     vector_stores: Annotated[list[NewVectorStore], Meta(max_length=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.vector_store_ids and self.vector_stores:
+            raise FieldRefused(
+                "vector_stores",
+                "Mutually exclusive parameters: 'vector_store_ids' and 'vector_stores'. "
+                "Ensure you are only providing one of them.",
+                "mutually_exclusive_parameters",
+            )
 
 
 class CreateToolResources(Request):

@@ -1,9 +1,12 @@
 """The two kinds of JSON object the contract knows: what we answer, and what a client sends."""
 
-from typing import Any, dataclass_transform
+from typing import Any, Final, dataclass_transform
 
 from msgspec import UNSET, Struct, StructMeta, field
 from msgspec.structs import force_setattr
+
+# Larger ones do not fit a database's columns, nor an upstream's.
+MAX_INTEGER: Final = 2**63 - 1
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
@@ -30,7 +33,7 @@ class Request(Struct, metaclass=_KeywordOnly, frozen=True, forbid_unknown_fields
 class FieldRefused(ValueError):
     """Raised in the ``__post_init__`` of a request: a rule that its types cannot say is broken.
 
-    ``param`` is relative to the object that raises; ``reading`` knows the way there and writes the whole path where
+    ``param`` is relative to the object that raises; ``reading`` knows the way there and writes the whole path wherever
     the message says ``{param}``. A ValueError, because only that (or a TypeError) passes through msgspec's decoder.
     """
 
