@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.capabilities", "tests.support.databases", "pytester"]
+pytest_plugins = ["tests.capabilities", "tests.support.databases", "tests.support.server", "pytester"]

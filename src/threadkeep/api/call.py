@@ -34,9 +34,8 @@ class HealthPart(NamedTuple):
 class Limits:
     """What a request may cost before anybody has looked into it."""
 
-    # A message holds 256,000 characters, up to four bytes each (six and more when escaped), and create thread takes
-    # several.
-    body_bytes: int = 4 * 1024 * 1024
+    # A text holds 256,000 characters of up to twelve bytes each, escaped, and create thread takes several.
+    body_bytes: int = 16 * 1024 * 1024
     # How long a body may take to arrive.
     body_s: float = 60.0
     # How long a stream may be silent before a comment keeps proxies and clients from giving it up.
