@@ -61,6 +61,11 @@ class Upstreams:
         self._listed_until = 0.0
         self._listing = asyncio.Lock()
 
+    @property
+    def configured(self) -> Sequence[ChatCompletionsUpstream]:
+        """In order of precedence, without the offline model."""
+        return self._configured
+
     def for_model(self, model: str) -> Upstream:
         """The first upstream whose patterns match. Raises ``NotFound`` when none does."""
         if is_offline(model) or not self._configured:

@@ -1,0 +1,201 @@
+"""The composition root: the one place that knows which concrete parts make a server, and in which order they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, NamedTuple
+
+import msgspec
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from threadkeep import __version__, api
+from threadkeep.logs import Log
+from threadkeep.runs.execution import KIND, Execution
+from threadkeep.runs.lifecycle import Runs
+from threadkeep.settings import Settings
+from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_store
+from threadkeep.upstream.upstreams import Upstreams
+from threadkeep.worker import Worker
+
+log = Log(__name__)
+
+# Longer than clients and load balancers keep a connection that they do not use: they close it, not we.
+IDLE_CONNECTION_S = 75
+# How long the head of a request (its first line and headers) may be, and how long it may take to arrive.
+MAX_HEAD_BYTES = 65_536
+HEAD_S = 30.0
+# Between the end of the grace period and the end of the last connections.
+LAST_WORDS_S = 5
+
+
+class Server(NamedTuple):
+    """The started parts of one node. ``app`` answers requests."""
+
+    store: Store
+    upstreams: Upstreams
+    worker: Worker
+    runs: Runs
+    app: ASGIApp
+
+    async def drain(self, grace_s: float) -> None:
+        """Takes no new work, lets runs end within the grace period, hands the rest over, and lets their readers go."""
+        log.info("draining", grace_s=grace_s)
+        await self.worker.drain(grace_s)
+        await self.runs.close()
+
+
+@asynccontextmanager
+async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenerator[Server, None]:
+    """The server, for as long as the context lasts; ``takes_any_key``: while no key was ever made, every key is good.
+
+    Each part stops before those it stands on: the work first, then the ways to the models, the database last.
+    """
+    async with AsyncExitStack() as parts:
+        store = await open_store(settings.database_url, settings.data_dir, connections=settings.database_connections)
+        parts.push_async_callback(store.close)
+        upstreams = Upstreams(settings.upstreams, user_agent=f"threadkeep/{__version__}")
+        parts.push_async_callback(upstreams.close)
+        execution = Execution(store, upstreams, lease_s=settings.lease_seconds)
+        worker = Worker(
+            store,
+            {KIND: execution.handle},
+            max_concurrent=settings.max_concurrent_runs,
+            lease_s=settings.lease_seconds,
+        )
+        runs = Runs(store, worker, execution, run_expires_s=settings.run_expires_seconds)
+        parts.push_async_callback(runs.close)
+        context = api.Context(
+            store=store,
+            runs=runs,
+            upstreams=upstreams,
+            authenticate=api.Authenticator(store, open_project=DEFAULT_PROJECT_ID if takes_any_key else None),
+            version=__version__,
+            health=[api.HealthPart("database", lambda: store.read(None, lambda tx: tx.keys.any()))],
+            limits=api.Limits(body_bytes=settings.max_request_bytes, keep_alive_s=settings.keep_alive_seconds),
+        )
+        worker.start()
+        # Whoever serves has drained by then; this is for a server that never came to serve.
+        parts.push_async_callback(worker.drain, 0)
+        yield Server(store, upstreams, worker, runs, api.build(context))
+
+
+# --- HTTP
+
+
+async def serve(server: Server, settings: Settings, listener: socket.socket, on_ready: Callable[[], object]) -> None:
+    """Answers requests on the bound ``listener`` until SIGTERM or SIGINT, then drains. ``on_ready``: it accepts."""
+    config = uvicorn.Config(
+        server.app,
+        http=HttpProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=IDLE_CONNECTION_S,
+        timeout_graceful_shutdown=settings.grace_seconds + LAST_WORDS_S,
+    )
+
+    http = HttpServer(config, on_ready=on_ready, drain=lambda: server.drain(settings.grace_seconds))
+    await http.serve(sockets=[listener])
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn's; told to stop, it drains while connections end, and then returns."""
+
+    def __init__(
+        self, config: uvicorn.Config, *, on_ready: Callable[[], object], drain: Callable[[], Awaitable[object]]
+    ) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+        self._drain = drain
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Both at once: streams end because the runs that they follow end or are handed over.
+        await asyncio.gather(self._drain(), super().shutdown(sockets))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """uvicorn's raises the signal again in the end; to us a stop that was asked for is a success."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, action in before.items():
+                signal.signal(number, action)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's, with bounds on a request's head, in bytes and in time, and with refusals in the contract's envelope.
+
+    uvicorn itself keeps what a client sends as its head, however long it is, for as long as the client likes.
+    """
+
+    _head_bytes = 0
+    _is_in_head = True
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_of_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        was_in_head = self._is_in_head
+        super().data_received(data)
+        if was_in_head and self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, "Request Header Fields Too Large", "The request's headers are too large.")
+            elif self._head_timer is None:
+                # A later request on the same connection.
+                self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
+
+    def on_headers_complete(self) -> None:
+        self._end_of_head()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_in_head = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "Bad Request", msg)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The request is answered as if it had not asked; that is no news."""
+
+    def _end_of_head(self) -> None:
+        self._is_in_head = False
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, status: int, reason: str, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        error: dict[str, Any] = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+        body = msgspec.json.encode({"error": error})
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: req_{os.urandom(16).hex()}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()

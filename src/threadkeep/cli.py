@@ -1,0 +1,421 @@
+"""The command line: ``serve``, ``migrate``, ``keys``, ``doctor``. The one place that speaks to a person.
+
+What a person should act on is one line on the error stream, without a traceback. Exit status: 0 done, 1 it did not
+work, 2 wrong settings or arguments. Imports stand in the functions that need them: a command starts with what it uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from threadkeep import __version__, logs
+from threadkeep.contract.errors import ThreadkeepError
+from threadkeep.settings import (
+    ROWS,
+    Settings,
+    WrongSettings,
+    add_flags,
+    as_markdown,
+    flag,
+    read_settings,
+    without_password,
+)
+
+if TYPE_CHECKING:
+    from threadkeep.storage import Store
+    from threadkeep.upstream.client import ChatCompletionsUpstream
+    from threadkeep.upstream.config import UpstreamConfig
+    from threadkeep.upstream.upstreams import Upstreams
+
+T = TypeVar("T")
+
+# What every command that opens the database needs to know.
+PLACE = ("data_dir", "database_url", "config", "log_level", "log_format")
+# How long the start waits for the upstreams to say which models they have.
+LOOK_S = 1.0
+
+
+class Failed(ThreadkeepError):
+    """The command cannot do what it was asked; the message is one line for a person."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; its exit status."""
+    words = parser().parse_args(arguments)
+    run: Callable[[Settings, argparse.Namespace], int] | None = getattr(words, "run", None)
+    if run is None:
+        parser().print_help()
+        return 2
+    try:
+        settings = read_settings(vars(words), os.environ)
+    except WrongSettings as wrong:
+        for problem in wrong.problems:
+            complain(problem)
+        return 2
+    logs.configure(settings.log_level, settings.log_format, secrets=settings.secrets())
+    try:
+        return run(settings, words)
+    except ThreadkeepError as failure:
+        complain(one_line(failure.message, settings))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="threadkeep",
+        description="A server for OpenAI's Assistants API, in front of any Chat Completions model server.",
+        allow_abbrev=False,
+    )
+    whole.add_argument("--version", action="version", version=f"threadkeep {__version__}")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[Settings, argparse.Namespace], int], text: str | None, flags: Sequence[str]
+    ) -> argparse.ArgumentParser:
+        if text is None:
+            # Not listed: it is for this project's own documentation.
+            one = commands.add_parser(name, allow_abbrev=False)
+        else:
+            one = commands.add_parser(name, description=text, help=text, allow_abbrev=False)
+        one.set_defaults(run=run)
+        add_flags(one, flags)
+        return one
+
+    every = tuple(ROWS)
+    serve_command = command("serve", serve, "start the server", every)
+    serve_command.epilog = (
+        "Each flag is also a variable (--data-dir: THREADKEEP_DATA_DIR) and a key in threadkeep.toml."
+    )
+    command("migrate", migrate, "bring the database to this version (serve does it too)", PLACE)
+    keys = commands.add_parser(
+        "keys", help="make, list and revoke API keys", description="API keys and their projects."
+    )
+    key_commands = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, run, text in (
+        ("create", create_key, "make a key and print it, once"),
+        ("list", list_keys, "list the keys that were made"),
+        ("revoke", revoke_key, "make a key worthless"),
+    ):
+        one = key_commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        one.set_defaults(run=run)
+        if name == "create":
+            one.add_argument("--project", required=True, metavar="NAME", help="the project that the key opens")
+        if name == "revoke":
+            one.add_argument("key_id", metavar="KEY_ID", help="as keys list tells it")
+        add_flags(one, PLACE)
+    command("doctor", examine, "check settings, database, upstreams and machine, and say what to fix", every)
+    command("settings", show_settings, None, ()).add_argument("--markdown", action="store_true", required=True)
+    return whole
+
+
+def complain(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"threadkeep: {line}", file=sys.stderr, flush=True)
+
+
+def say(text: str = "") -> None:
+    """To whoever started the program. That nobody listens any more is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+def one_line(message: str, settings: Settings) -> str:
+    line = " ".join(message.split())
+    for secret in settings.secrets():
+        line = line.replace(secret, "***")
+    return line
+
+
+# --- serve
+
+
+def serve(settings: Settings, words: argparse.Namespace) -> int:
+    if settings.code_interpreter == "on":
+        raise Failed(
+            f"{settings.named_as('code_interpreter')} is 'on', but this version cannot isolate the code that models "
+            f"write, and does not run it without. Use {flag('code_interpreter')} auto or off."
+        )
+    for warning in settings.warnings:
+        logs.Log(__name__).warning("setting_ignored", warning)
+    raise_open_files()
+    # Bound before anything is opened, and listening only when all is: whoever connects is answered.
+    with bind(settings) as listener:
+        import uvloop  # noqa: PLC0415
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve_on(listener, settings))
+    return 0
+
+
+async def serve_on(listener: socket.socket, settings: Settings) -> None:
+    from threadkeep.app import open_server  # noqa: PLC0415
+    from threadkeep.app import serve as serve_http  # noqa: PLC0415
+
+    address = address_of(listener)
+    on_loopback = is_loopback(listener)
+    async with open_server(settings, takes_any_key=on_loopback) as server:
+        keys = await server.store.read(None, lambda tx: tx.keys.list())
+        good = [key for key in keys if key.revoked_at is None]
+        if not on_loopback and not keys:
+            raise Failed(
+                f"{settings.named_as('host')} {settings.host} lets other machines in, and there are no API keys yet: "
+                f"make one with 'threadkeep keys create --project NAME{place_flags(settings)}'."
+            )
+        seen = await seen_models(server.upstreams)
+        say(screen(settings, address, seen, len(good) if keys else None))
+        await serve_http(server, settings, listener, lambda: say(f"listening on {address}"))
+
+
+def place_flags(settings: Settings) -> str:
+    """The flags that make another command look at the same database, as far as they were given as flags."""
+    given = [name for name in ("data_dir", "database_url", "config") if settings.given.get(name, "").startswith("--")]
+    return "".join(f" {flag(name)} {settings.shown(name)}" for name in given)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A socket bound to the address that was asked for; not yet listening."""
+    host, port = settings.host, settings.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise Failed(
+            f"{settings.named_as('host')}: '{host}' is no address of this machine: {error.strerror}."
+        ) from error
+    # localhost is both; clients try IPv4 sooner or later, and some nothing else.
+    family, kind, protocol, _, place = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # "::" means every address, those of IPv4 too.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(place)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise Failed(bind_failure(settings, error)) from error
+    return listener
+
+
+def bind_failure(settings: Settings, error: OSError) -> str:
+    import errno  # noqa: PLC0415
+
+    where = f"{settings.host}:{settings.port}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return (
+                f"{where} is in use by another program. "
+                f"Stop that one, or choose another port: {flag('port')} {settings.port + 1}"
+            )
+        case errno.EACCES:
+            return f"{where}: ports below 1024 need a privilege. Choose a higher one: {flag('port')} 8400"
+        case errno.EADDRNOTAVAIL:
+            return f"{settings.named_as('host')}: '{settings.host}' is no address of this machine."
+        case _:
+            return f"cannot listen on {where}: {error.strerror}"
+
+
+def address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    from ipaddress import ip_address  # noqa: PLC0415
+
+    return ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def raise_open_files() -> None:
+    """Each stream is two connections, and the usual limit of 1,024 files (256 on macOS) is soft."""
+    import resource  # noqa: PLC0415
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+# --- the screen at the start
+
+
+async def seen_models(upstreams: Upstreams) -> dict[str, list[str] | str]:
+    """What each upstream says at once that it has, or why it says nothing. Its absence does not hold up the start."""
+
+    async def ask(upstream: ChatCompletionsUpstream) -> list[str] | str:
+        try:
+            async with asyncio.timeout(LOOK_S):
+                return [model.id for model in await upstream.models()]
+        except TimeoutError:
+            return "it has not said yet which models it has"
+        except ThreadkeepError as failure:
+            return failure.message
+
+    answers = await asyncio.gather(*(ask(upstream) for upstream in upstreams.configured))
+    return {upstream.name: answer for upstream, answer in zip(upstreams.configured, answers, strict=True)}
+
+
+# Four lines, so that pasting them anywhere works, the interactive interpreter too.
+SNIPPET = """\
+from openai import OpenAI
+beta = OpenAI(base_url="{address}/v1", api_key="{key}").beta
+hello = {{"messages": [{{"role": "user", "content": "Hello!"}}]}}; who = beta.assistants.create(model="{model}")
+with beta.threads.create_and_run_stream(assistant_id=who.id, thread=hello) as run: print(*run.text_deltas, sep="")
+"""
+
+
+def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], keys: int | None) -> str:
+    """What a person wants to know of a server that starts. ``keys``: how many are good; None: none was ever made."""
+    rows: list[tuple[str, str]] = [("address", f"{address}/v1")]
+    if settings.database_url is None:
+        rows.append(("data", f"{settings.data_dir / 'threadkeep.db'} (SQLite)"))
+    else:
+        rows.append(("data", without_password(settings.database_url)))
+    if settings.upstreams:
+        rows += [
+            ("model" if number == 0 else "", upstream_row(upstream, seen.get(upstream.name, [])))
+            for number, upstream in enumerate(settings.upstreams)
+        ]
+    else:
+        rows.append(("model", "offline, which answers by rule and is not a language model"))
+        rows.append(("", f"for a real one: {flag('upstream_url')} http://127.0.0.1:11434/v1"))
+    match keys:
+        case None:
+            rows.append(("keys", "none were made: any key will do, from this machine only"))
+        case _:
+            rows.append(("keys", f"{keys} good; see: threadkeep keys list"))
+    rows.append(("on", "assistants, threads, messages, runs, streaming, function calling"))
+    switched_off = settings.code_interpreter == "off"
+    rows.append(("off", f"code interpreter: {'as set' if switched_off else 'this version cannot isolate code yet'}"))
+    rows.append(("", "file search: comes with a later version"))
+    snippet = SNIPPET.format(
+        address=reachable(address), key="any" if keys is None else "YOUR-KEY", model=model_to_try(settings, seen)
+    )
+    lines = [f"Threadkeep {__version__}", "", *(f"  {name:<9}{text}" for name, text in rows), ""]
+    return "\n".join([*lines, "  Try it, in Python (pip install openai):", "", snippet, ""])
+
+
+def upstream_row(upstream: UpstreamConfig, seen: list[str] | str) -> str:
+    answers = "every model" if upstream.models == ("*",) else ", ".join(upstream.models)
+    if isinstance(seen, str):
+        note = f" - {seen}"
+    elif seen:
+        note = f" - it has {', '.join(seen[:3])}{f' and {len(seen) - 3} more' if len(seen) > 3 else ''}"
+    else:
+        note = ""
+    return f"{answers} at {without_password(upstream.url)}{note}"
+
+
+def model_to_try(settings: Settings, seen: dict[str, list[str] | str]) -> str:
+    """A model that surely answers, or a word that says to put one there."""
+    if not settings.upstreams:
+        return "offline"
+    spelt_out = [name for upstream in settings.upstreams for name in upstream.models if not set(name) & set("*?[")]
+    listed = [name for names in seen.values() if isinstance(names, list) for name in names if "embed" not in name]
+    # Of a long list nobody knows which ones chat.
+    small = listed if len(listed) <= 5 else [name for name in ("gpt-4o-mini",) if name in listed]
+    return next(iter([*spelt_out, *small]), "YOUR-MODEL")
+
+
+def reachable(address: str) -> str:
+    """The address as a client on this machine writes it: "every address" is none to call."""
+    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+# --- the other commands
+
+
+def migrate(settings: Settings, words: argparse.Namespace) -> int:
+    from threadkeep import storage  # noqa: PLC0415
+
+    before, after = storage.migrate(settings.database_url, settings.data_dir)
+    say(f"The database is at revision {after}" + (" already." if before == after else f"; it was {before or 'empty'}."))
+    return 0
+
+
+def create_key(settings: Settings, words: argparse.Namespace) -> int:
+    project: str = words.project.strip()
+    if not project or len(project) > 64 or not project.isprintable():
+        raise Failed("--project: a project's name is 1 to 64 printable characters. Example: --project team-red")
+    key_id, key = with_store(settings, lambda store: store.write(None, lambda tx: tx.keys.create(project)))
+    # The key alone goes to the output, so that a script can keep it.
+    say(key)
+    note(f"This is {key_id}, which opens the project '{project}'. It is shown this once; only its hash is stored.")
+    return 0
+
+
+def list_keys(settings: Settings, words: argparse.Namespace) -> int:
+    keys = with_store(settings, lambda store: store.read(None, lambda tx: tx.keys.list()))
+    if not keys:
+        note("No keys were made yet. Make one with: threadkeep keys create --project NAME")
+        return 0
+    rows = [("ID", "PROJECT", "KEY", "MADE", "STATE")]
+    for key in keys:
+        state = "good" if key.revoked_at is None else f"revoked {when(key.revoked_at)}"
+        rows.append((key.id, key.project_name, f"…{key.hint}", when(key.created_at), state))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def revoke_key(settings: Settings, words: argparse.Namespace) -> int:
+    key_id: str = words.key_id
+    if not with_store(settings, lambda store: store.write(None, lambda tx: tx.keys.revoke(key_id))):
+        raise Failed(f"there is no good key with the id '{key_id[:80]}'. See: threadkeep keys list")
+    say(f"{key_id} is revoked; within a second no server accepts it.")
+    return 0
+
+
+def examine(settings: Settings, words: argparse.Namespace) -> int:
+    from threadkeep.doctor import check  # noqa: PLC0415
+
+    findings = asyncio.run(check(settings))
+    for finding in findings:
+        say(f"{finding.state:<9}{finding.subject:<16}{one_line(finding.text, settings)}")
+    problems = sum(finding.state == "problem" for finding in findings)
+    say("\nEverything is well." if problems == 0 else f"\n{problems} to fix.")
+    return 1 if problems else 0
+
+
+def show_settings(settings: Settings, words: argparse.Namespace) -> int:
+    sys.stdout.write(as_markdown())
+    return 0
+
+
+def with_store(settings: Settings, use: Callable[[Store], Awaitable[T]]) -> T:
+    """What ``use`` finds or does in the database, which a running server may have open too."""
+
+    async def run() -> T:
+        from threadkeep.storage import open_store  # noqa: PLC0415
+
+        store = await open_store(
+            settings.database_url, settings.data_dir, readers=1, connections=1, is_sole_server=False
+        )
+        try:
+            return await use(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def note(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def when(seconds: int) -> str:
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}Z"
