@@ -1,4 +1,8 @@
-"""Run steps: list and retrieve. What a search found is shown only to those who ask for it."""
+"""Run steps: list and retrieve.
+
+What a search found is shown only to those who ask for it, and what a step used only once it has ended: while it waits
+for the client's outputs, the store already keeps the usage of the model's call with it.
+"""
 
 import msgspec
 from msgspec import UNSET
@@ -34,9 +38,7 @@ async def list_run_steps(call: Call) -> Page[RunStep]:
         return page
 
     page = await call.read(read)
-    if query.include:
-        return page
-    return msgspec.structs.replace(page, data=[_without_contents(step) for step in page.data])
+    return msgspec.structs.replace(page, data=[_shown(step, query.include) for step in page.data])
 
 
 async def get_run_step(call: Call) -> RunStep:
@@ -50,14 +52,19 @@ async def get_run_step(call: Call) -> RunStep:
             _expect_run(tx, thread_id, run_id)
             raise
 
-    step = await call.read(read)
-    return step if query.include else _without_contents(step)
+    return _shown(await call.read(read), query.include)
 
 
 def _expect_run(tx: Transaction, thread_id: str, run_id: str) -> None:
     """The outermost object that is missing is the one the caller is told of."""
     tx.threads.get(thread_id)
     tx.runs.get(thread_id, run_id)
+
+
+def _shown(step: RunStep, include: list[Include] | None) -> RunStep:
+    if step.status == "in_progress" and step.usage is not None:
+        step = msgspec.structs.replace(step, usage=None)
+    return step if include else _without_contents(step)
 
 
 def _without_contents(step: RunStep) -> RunStep:
