@@ -90,6 +90,6 @@ def _log_request(scope: Scope, trace: Trace, status: int, took_ns: int) -> None:
         route=route,
         operation=trace.operation,
         status=status,
-        ms=took_ns / 1_000_000,
+        ms=took_ns // 1000 / 1000,
         project=trace.project,
     )
