@@ -1,0 +1,174 @@
+"""What the database promises about runs, whoever races whom."""
+
+import asyncio
+import threading
+
+import pytest
+from msgspec.structs import replace
+
+from tests.storage.conftest import Open
+from tests.support.databases import Database
+from tests.support.objects import a_run, a_thread
+from threadkeep.contract.errors import IllegalMove, InvalidRequest
+from threadkeep.contract.run_status import ACTIVE, STATUSES, TERMINAL
+from threadkeep.contract.runs import Run
+from threadkeep.contract.threads import Thread
+from threadkeep.storage import DEFAULT_PROJECT_ID, Store, Transaction, open_store
+
+PATIENCE_S = 30
+
+
+@pytest.mark.parametrize("status", sorted(ACTIVE))
+def test_second_run_is_refused_while_one_is_active(tx: Transaction, thread: Thread, status: str) -> None:
+    first = a_run(thread.id, status=status)
+    tx.runs.insert(first)
+    assert tx.runs.active(thread.id) == first
+    with pytest.raises(InvalidRequest, match=f"^Thread {thread.id} already has an active run {first.id}\\.$"):
+        tx.runs.insert(a_run(thread.id))
+
+
+@pytest.mark.parametrize("status", sorted(TERMINAL))
+def test_run_that_has_ended_makes_way_for_the_next(tx: Transaction, thread: Thread, status: str) -> None:
+    tx.runs.insert(a_run(thread.id, status=status))
+    assert tx.runs.active(thread.id) is None
+    second = a_run(thread.id)
+    tx.runs.insert(second)
+    assert tx.runs.active(thread.id) == second
+    assert tx.runs.last_id(thread.id) == second.id
+
+
+def test_refused_run_does_not_end_its_transaction(tx: Transaction, thread: Thread) -> None:
+    """In PostgreSQL an error would: what follows in the transaction must still work."""
+    tx.runs.insert(a_run(thread.id))
+    connection = tx._connection
+    execute = connection.raw.execute  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+    execute("BEGIN")
+    with pytest.raises(InvalidRequest):
+        tx.runs.insert(a_run(thread.id))
+    other = a_thread()
+    tx.threads.insert(other)
+    execute("COMMIT")
+    assert tx.threads.get(other.id) == other
+
+
+@pytest.mark.parametrize("was", STATUSES)
+def test_move_from_another_status_than_the_stored_one_loses(tx: Transaction, thread: Thread, was: str) -> None:
+    run = a_run(thread.id, status="in_progress")
+    tx.runs.insert(run)
+    moved = replace(run, status="completed")
+    if was == "in_progress":
+        tx.runs.replace(moved, was=was)
+        assert tx.runs.lock(thread.id, run.id) == moved
+    else:
+        with pytest.raises(IllegalMove):
+            tx.runs.replace(moved, was=was)  # pyright: ignore[reportArgumentType]
+        assert tx.runs.get(thread.id, run.id) == run
+
+
+def test_run_cannot_be_revived_beside_an_active_one(tx: Transaction, thread: Thread) -> None:
+    ended = a_run(thread.id, status="completed")
+    tx.runs.insert(ended)
+    tx.runs.insert(a_run(thread.id))
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        tx.runs.replace(replace(ended, status="queued"), was="completed")
+
+
+async def test_of_many_runs_created_at_once_one_wins(store: Store) -> None:
+    thread = a_thread()
+    await store.write(DEFAULT_PROJECT_ID, lambda tx: tx.threads.insert(thread))
+    runs = [a_run(thread.id) for _ in range(24)]
+
+    async def create(run: Run) -> str:
+        try:
+            await store.write(DEFAULT_PROJECT_ID, lambda tx: tx.runs.insert(run))
+        except InvalidRequest as refused:
+            return refused.message
+        return run.id
+
+    outcomes = await asyncio.gather(*(create(run) for run in runs))
+    [winner] = [outcome for outcome in outcomes if outcome.startswith("run_")]
+    refusal = f"Thread {thread.id} already has an active run {winner}."
+    assert sorted(outcomes) == sorted([refusal] * 23 + [winner])
+
+
+async def test_of_many_moves_at_once_one_wins(store: Store) -> None:
+    thread, statuses = a_thread(), ("completed", "failed", "cancelling", "expired", "requires_action", "incomplete")
+    run = a_run(thread.id, status="in_progress")
+    await store.write(DEFAULT_PROJECT_ID, lambda tx: (tx.threads.insert(thread), tx.runs.insert(run)))
+
+    async def move(status: str) -> str:
+        try:
+            moved = replace(run, status=status)
+            await store.write(DEFAULT_PROJECT_ID, lambda tx: tx.runs.replace(moved, was="in_progress"))
+        except IllegalMove:
+            return "lost"
+        return status
+
+    outcomes = await asyncio.gather(*(move(status) for status in statuses))
+    [winner] = [outcome for outcome in outcomes if outcome != "lost"]
+    stored = await store.read(DEFAULT_PROJECT_ID, lambda tx: tx.runs.get(thread.id, run.id))
+    assert stored.status == winner
+
+
+@pytest.mark.parametrize("first_commits", [True, False])
+async def test_second_run_waits_for_what_becomes_of_the_first(postgres_database: Database, first_commits: bool) -> None:
+    """Two transactions of two nodes, held open side by side."""
+    store = await open_store(postgres_database.url, postgres_database.data_dir)
+    thread = a_thread()
+    first, second = a_run(thread.id), a_run(thread.id)
+    inserted, may_end = threading.Event(), threading.Event()
+
+    class Regret(Exception):
+        pass
+
+    def insert_first(tx: Transaction) -> None:
+        tx.runs.insert(first)
+        inserted.set()
+        assert may_end.wait(PATIENCE_S)
+        if not first_commits:
+            raise Regret
+
+    try:
+        await store.write(DEFAULT_PROJECT_ID, lambda tx: tx.threads.insert(thread))
+        one = asyncio.create_task(store.write(DEFAULT_PROJECT_ID, insert_first))
+        assert await asyncio.to_thread(inserted.wait, PATIENCE_S)
+        two = asyncio.create_task(store.write(DEFAULT_PROJECT_ID, lambda tx: tx.runs.insert(second)))
+        await until_somebody_waits_for_a_lock(store)
+        may_end.set()
+        if first_commits:
+            await one
+            with pytest.raises(InvalidRequest, match=first.id):
+                await two
+        else:
+            with pytest.raises(Regret):
+                await one
+            await two
+    finally:
+        may_end.set()
+        await store.close()
+
+
+async def until_somebody_waits_for_a_lock(store: Store) -> None:
+    def is_waiting(tx: Transaction) -> bool:
+        execute = tx._connection.raw.execute  # pyright: ignore
+        query = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return execute(query).fetchone() is not None  # pyright: ignore
+
+    async with asyncio.timeout(PATIENCE_S):
+        while not await store.read(None, is_waiting):
+            await asyncio.sleep(0.01)
+
+
+def test_lock_keeps_another_transaction_out(open_connection: Open, database: Database, thread: Thread) -> None:
+    """In SQLite the one writer does; in PostgreSQL the row's lock must."""
+    if database.is_sqlite:
+        return
+    holder, other = open_connection(), open_connection()
+    holder.do("BEGIN")  # pyright: ignore
+    Transaction(holder, DEFAULT_PROJECT_ID).threads.lock(thread.id)
+    other.do("SET lock_timeout = '100ms'")  # pyright: ignore
+    with pytest.raises(Exception, match="lock timeout"):
+        Transaction(other, DEFAULT_PROJECT_ID).threads.lock(thread.id)
+    # A plain look is not kept waiting, nor a row that only refers to the thread.
+    Transaction(other, DEFAULT_PROJECT_ID).threads.get(thread.id)
+    Transaction(other, DEFAULT_PROJECT_ID).runs.insert(a_run(thread.id))
