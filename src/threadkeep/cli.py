@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, TypeVar
 
 from threadkeep import __version__, logs
@@ -48,6 +49,10 @@ class Failed(ThreadkeepError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shows a question mark; it is no reason to fail.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     words = parser().parse_args(arguments)
     run: Callable[[Settings, argparse.Namespace], int] | None = getattr(words, "run", None)
     if run is None:

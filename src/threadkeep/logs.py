@@ -133,12 +133,21 @@ def configure(level: Level = "info", form: Format = "auto", *, secrets: Iterable
 # --- forms
 
 
+_STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"action", "message", "taskName"}
+
+
 def _fields_of(record: logging.LogRecord) -> tuple[str, str, dict[str, Field]]:
-    """Action, message, and the fields with the bound ones first. A library's record is given its logger as action."""
-    own: dict[str, Field] | None = record.__dict__.get("fields")
-    if own is None:
-        return record.name, record.getMessage(), dict(_bound.get())
-    return record.__dict__["action"], str(record.msg), {**_bound.get(), **own}
+    """Action, message, and the fields with the bound ones first.
+
+    A record of ``logging``'s own methods says its action and fields with ``extra``; one that does not, a library's, is
+    given its logger's name as action.
+    """
+    said = record.__dict__
+    own: dict[str, Field] | None = said.get("fields")
+    if own is not None:
+        return said["action"], str(record.msg), {**_bound.get(), **own}
+    extra = {name: value for name, value in said.items() if name not in _STANDARD}
+    return said.get("action", record.name), record.getMessage(), {**_bound.get(), **extra}
 
 
 def _cut(text: str, limit: int = MAX_FIELD_CHARS) -> str:
@@ -161,11 +170,17 @@ def _error_of(record: logging.LogRecord) -> tuple[str | None, str | None]:
 
 
 class _Json(logging.Formatter):
+    # Lines come many to a second.
+    _second = 0
+    _second_shown = ""
+
     def format(self, record: logging.LogRecord) -> str:
         action, message, fields = _fields_of(record)
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._second_shown = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         line: dict[str, Field] = {
-            "at": f"{seconds}.{int(record.msecs):03d}Z",
+            "at": f"{self._second_shown}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "action": action,
             "logger": record.name,
@@ -189,7 +204,8 @@ class _Json(logging.Formatter):
 
 def _plain(value: object) -> Field:
     if isinstance(value, str):
-        return _cut(value).encode("utf-8", "replace").decode()
+        # msgspec refuses lone surrogates.
+        return _cut(value) if value.isascii() else _cut(value).encode("utf-8", "replace").decode()
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return _cut(str(value))

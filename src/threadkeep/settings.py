@@ -174,7 +174,11 @@ def setting(
     default_shown: str | None = None,
 ) -> D:
     """A row. To ``dataclass`` it is the field, to the type checker its default."""
-    shown = default_shown if default_shown is not None else ("none" if default is None else f"{default}")
+    shown = (
+        default_shown
+        if default_shown is not None
+        else ("none" if default is None else f"{default:g}" if isinstance(default, float) else f"{default}")
+    )
     row = Row(kind, meaning, example, group, secret, shown)
     return cast("D", field(default=default, metadata={"row": row}))
 
@@ -206,7 +210,7 @@ class Settings:
         default_shown="SQLite in the data folder",
     )
     database_connections: int = setting(
-        whole_number("NUMBER", 1, 1000), 8, "Connections to PostgreSQL, and readers of SQLite.", "16", group="Data"
+        whole_number("NUMBER", 1, 1000), 8, "How many connections to PostgreSQL this node keeps.", "16", group="Data"
     )
     upstream_url: str | None = setting(
         UPSTREAM_URL,
@@ -277,7 +281,7 @@ class Settings:
     )
     max_request_bytes: int = setting(
         whole_number("BYTES", 1024, 1024**3),
-        16 * 1024**2,
+        8 * 1024**2,
         "The longest request body that is read.",
         "4194304",
         group="Limits",
@@ -374,8 +378,6 @@ def read_settings(
     if "data_dir" not in reading.values:
         reading.values["data_dir"] = _default_data_dir()
     reading.take_file(folder or Path.cwd(), environ)
-    if reading.problems:
-        raise WrongSettings(reading.problems)
     return reading.settings()
 
 
@@ -481,7 +483,8 @@ class _Reading:
             self._tables.append((where, entries))
 
     def settings(self) -> Settings:
-        """Once everything else is right: the upstreams, whose timeouts default to the general ones."""
+        """All together, or all that is wrong. Upstreams come last: their timeouts default to the general ones."""
+        # Wrong values were not taken, so there is nothing here that their defaults could not stand for.
         settings = Settings(**self.values, given=self.given, warnings=tuple(self.warnings))
         upstreams: list[UpstreamConfig] = []
         for where, table in self._tables:
