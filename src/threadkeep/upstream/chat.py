@@ -170,7 +170,8 @@ class ChoiceDelta(Struct, frozen=True):
 
 
 class Choice(Struct, frozen=True):
-    delta: ChoiceDelta = ChoiceDelta()
+    # Required: a choice that has `message` or `text` instead must take the slow road.
+    delta: ChoiceDelta
     finish_reason: FinishReason | None = None
     index: int = 0
 
@@ -221,8 +222,8 @@ def read_chunk(payload: bytes) -> ChatChunk:
         return ChatChunk(error=_raw(f"expected a JSON object, got: {payload[:200].decode(errors='replace')}"))
     chunk = cast("dict[str, object]", found)
     error = chunk.get("error")
-    if not error and (chunk.get("object") == "error" or chunk.get("type") == "error"):
-        error = chunk  # older vLLM: the error object itself, without a wrapping key
+    if not error and "choices" not in chunk and "message" in chunk:
+        error = chunk  # older vLLM and llama.cpp: the error object itself, without a wrapping key
     choices = [_choice(c) for c in _objects(chunk.get("choices"))]
     return ChatChunk(
         choices=choices,

@@ -122,7 +122,9 @@ class ChatCompletionsUpstream:
                 at_end = await _reaches_end(response)
         except EventTooLarge:
             raise failures.broken(place, f"sent an event of more than {MAX_EVENT_BYTES:,} bytes") from None
-        except (aiohttp.ClientError, ConnectionError) as error:
+        except (aiohttp.ClientError, ConnectionError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and str(error) != "Connection closed.":
+                raise  # that text is aiohttp's, for a read after the connection has gone
             if silence.has_expired:
                 raise failures.silent(place, "sent nothing more of its answer", self.config.idle_timeout_s) from error
             raise failures.broken(place, "closed the connection before its answer was complete") from error
@@ -138,9 +140,7 @@ class ChatCompletionsUpstream:
         if "model_list" in self._quirk.lacks:
             return []
         place = Place(self.name, self.config.host, "", self.config.secrets)
-        url = self._base / "models"
-        if self.config.api_version:
-            url = url.update_query({"api-version": self.config.api_version})
+        url = _under(self._base, "models", api_version=self.config.api_version)
         try:
             async with (
                 asyncio.timeout(_MODEL_LIST_TIMEOUT_S),
@@ -237,15 +237,14 @@ class ChatCompletionsUpstream:
         self._learned[model] = quirk
 
     def _url(self, model: str, quirk: Quirk) -> URL:
-        url, version = self._base, self.config.api_version
+        base, version, segments = self._base, self.config.api_version, ["chat", "completions"]
         if quirk.path == "deployments":
             version = version or _AZURE_API_VERSION
-            if "deployments" not in url.parts:
-                if "openai" not in url.parts:
-                    url = url / "openai"
-                url = url / "deployments" / model
-        url = url / "chat" / "completions"
-        return url.update_query({"api-version": version}) if version else url
+            if "deployments" not in base.parts:
+                segments = ["deployments", model, *segments]
+            if "openai" not in base.parts:
+                segments = ["openai", *segments]
+        return _under(base, *segments, api_version=version)
 
 
 class _Opened(msgspec.Struct, frozen=True):
@@ -293,6 +292,12 @@ def _base(config: UpstreamConfig) -> URL:
     url = URL(config.url)
     path = url.path.rstrip("/").removesuffix("/chat/completions")
     return url.with_path(path, encoded=False, keep_query=True).with_user(None)
+
+
+def _under(base: URL, *segments: str, api_version: str | None) -> URL:
+    """A path below the base URL, whose query is kept."""
+    url = base.joinpath(*segments).with_query(base.query)
+    return url.update_query({"api-version": api_version}) if api_version else url
 
 
 def _headers(config: UpstreamConfig, quirk: Quirk) -> dict[str, str]:

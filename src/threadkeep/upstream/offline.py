@@ -136,7 +136,7 @@ class OfflineUpstream:
         prompt = _words_of(request)
         completion = len(words) + sum(len(call.arguments.split()) + 1 for call in turn.calls)
         usage = Usage(prompt, completion, prompt + completion)
-        yield [ChatChunk(choices=[Choice(finish_reason=finish)]), ChatChunk(usage=usage)]
+        yield [ChatChunk(choices=[Choice(ChoiceDelta(), finish_reason=finish)]), ChatChunk(usage=usage)]
 
 
 class _Call(Struct, frozen=True):

@@ -102,7 +102,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Raw:
-    """Bytes as they are: comments, broken JSON, events of one's own."""
+    """Bytes as they are: comments, broken JSON, events of one's own. Empty: only the head of the answer is sent."""
 
     data: bytes
 
@@ -241,13 +241,15 @@ class ScriptedUpstream:
         repeat: bool = False,
         refuses: Mapping[str, str] | None = None,
         models: Sequence[str] = ("scripted",),
+        port: int = 0,
     ) -> None:
         """``repeat`` begins the script again at its end. ``refuses`` maps request fields to the message of the 400 that
         a request with such a field is answered; it takes no entry of the script."""
         self.requests: list[Received] = []
         self.connections = 0
         self.host = "127.0.0.1"
-        self.port = 0
+        # 0: any that is free.
+        self.port = port
         self.models = models
         self.refuses = dict(refuses or {})
         self._script = list(script)
@@ -339,7 +341,7 @@ class ScriptedUpstream:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        server = await self._loop.create_server(lambda: _Connection(self), self.host, 0)
+        server = await self._loop.create_server(lambda: _Connection(self), self.host, self.port)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         try:
@@ -592,7 +594,8 @@ class _Answer:
             )
 
     async def _send(self, data: bytes) -> None:
-        await self._connection.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if data:  # an empty piece would be the end of the body
+            await self._connection.write(b"%x\r\n%b\r\n" % (len(data), data))
         # Gives the event loop its turn, so that every delta is a write of its own, as with a real model.
         await asyncio.sleep(0)
 

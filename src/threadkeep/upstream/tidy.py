@@ -89,7 +89,7 @@ class Tidier:
         """What is still owed when the stream has ended properly but without a finish reason."""
         if self.is_finished:
             return []
-        return [self.tidy(ChatChunk(choices=[Choice(finish_reason="stop")]))]
+        return [self.tidy(ChatChunk(choices=[Choice(ChoiceDelta(), finish_reason="stop")]))]
 
     def _finish(self, reason: FinishReason) -> FinishReason:
         if self._calls and reason == "stop":
@@ -193,12 +193,16 @@ class _Thoughts:
     def __init__(self) -> None:
         self._held: str = ""
         self._inside = False
+        self._after = False
         # The answer's text has begun, or the thoughts have ended: nothing is left to sort.
         self.are_over = False
 
     def sort(self, piece: str) -> tuple[str | None, str]:
         """Text to show (None: none), and thoughts."""
         held = self._held + piece
+        if self._after:
+            self.are_over = bool(text := held.lstrip())
+            return text or None, ""
         if not self._inside:
             start = held.lstrip()
             if not start or (len(start) < len(_OPEN) and _OPEN.startswith(start)):
@@ -211,8 +215,8 @@ class _Thoughts:
             held = start[len(_OPEN) :]
         thought, mark, text = held.partition(_CLOSE)
         if mark:
-            self.are_over = True
-            return text.lstrip() or None, thought
+            self._after, self._held = True, ""
+            return self.sort(text)[0], thought
         # The last characters may be the beginning of the closing mark.
         keep = next((n for n in range(len(_CLOSE) - 1, 0, -1) if held.endswith(_CLOSE[:n])), 0)
         self._held = held[len(held) - keep :]
@@ -220,4 +224,4 @@ class _Thoughts:
 
     def rest(self) -> str:
         """What was held back and turned out to be text."""
-        return "" if self._inside else self._held
+        return "" if self._inside or self._after else self._held
