@@ -209,6 +209,7 @@ ContentDelta = TextContentDelta | RefusalContentDelta | ImageFileContentDelta | 
 
 
 class MessageDeltaContent(Object):
+    role: Role | UnsetType = UNSET
     content: list[ContentDelta]
 
 

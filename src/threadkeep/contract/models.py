@@ -6,7 +6,7 @@ from threadkeep.contract.wire import Object
 
 
 class Model(Object):
-    """A model that some upstream of this server answers for."""
+    """``Model``: one that some upstream of this server answers for; upstreams do not tell a ``shutdown_date``."""
 
     id: str
     object: Literal["model"] = "model"

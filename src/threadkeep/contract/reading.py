@@ -9,6 +9,7 @@ import re
 import types
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from typing import (
     Annotated,
     Any,
@@ -40,7 +41,8 @@ _SHOWN: Final = 100
 _NUL: Final = rb"\u0000"
 # Strings are skipped whole, an unterminated one to the end: no backtracking, whatever the bytes.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+# As signed bytes: one level in, one level out.
+_STEPS: Final = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _LONE_SURROGATE: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
@@ -118,13 +120,9 @@ def _decoder(type_: type[T]) -> msgspec.json.Decoder[T]:
 
 
 def _is_too_deep(raw: bytes) -> bool:
-    """Whether brackets nest deeper than allowed (or never match). Every round takes the innermost level away."""
-    brackets = _STRING.sub(b"", raw).translate(_BRACKETS, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")
-    return bool(brackets)
+    """Whether brackets outside of strings nest deeper than allowed; true of some broken JSON too."""
+    steps = memoryview(_STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)).cast("b")
+    return max(accumulate(steps), default=0) > MAX_DEPTH
 
 
 def _refuse_depth(raw: bytes) -> NoReturn:

@@ -183,6 +183,8 @@ class ToolCallsDelta(Object):
 
 
 class RunStepDeltaDetails(Object):
+    # Never ``RunStepDeltaStepDetailsMessageCreationObject``: a message is known by its id when its step begins, and
+    # what grows then is the message.
     step_details: ToolCallsDelta
 
 

@@ -130,6 +130,7 @@ class RunOverrides(CarriesMetadata):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    # The schema has it for create run only.
     reasoning_effort: ReasoningEffort | None = None
 
 

@@ -40,6 +40,7 @@ class VectorStore(Object):
     created_at: int
     # Empty when none was given: the schema has no null here.
     name: str
+    # Not in the schema of the answer, but what was given is not to be lost.
     description: str | UnsetType = UNSET
     usage_bytes: int
     file_counts: FileCounts
@@ -164,7 +165,7 @@ Scalar = str | int | float | bool
 
 
 class ComparesScalar(Request, tag_field="type"):
-    """``ComparisonFilter``: the attribute ``key`` against one value."""
+    """``ComparisonFilter``: the attribute ``key`` against one value; the schema would let it be a list here too."""
 
     key: str
     value: Scalar
