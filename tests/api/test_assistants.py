@@ -85,7 +85,7 @@ def test_create_refuses_fields_of_the_first_version(client: httpx2.Client) -> No
 
 
 def test_create_refuses_to_make_a_vector_store_on_the_way(client: httpx2.Client) -> None:
-    resources = {"file_search": {"vector_stores": [{"file_ids": []}]}}
+    resources: dict[str, Any] = {"file_search": {"vector_stores": [{"file_ids": []}]}}
 
     error = refused(client.post("/assistants", json={"model": "offline", "tool_resources": resources}), 400)
 
@@ -169,7 +169,7 @@ def test_modify_replaces_the_metadata_whole(client: httpx2.Client) -> None:
 def test_modify_of_one_tools_resources_leaves_the_others(client: httpx2.Client) -> None:
     assistant = create(client, tool_resources=EVERYTHING["tool_resources"])
 
-    resources = {"code_interpreter": {"file_ids": []}, "file_search": {"vector_store_ids": None}}
+    resources: dict[str, Any] = {"code_interpreter": {"file_ids": []}, "file_search": {"vector_store_ids": None}}
     modified = client.post(f"/assistants/{assistant['id']}", json={"tool_resources": resources}).json()
 
     assert modified["tool_resources"] == {

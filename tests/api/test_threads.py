@@ -55,7 +55,7 @@ def test_create_names_the_path_of_what_it_refuses(client: httpx2.Client) -> None
 
 
 def test_create_that_is_refused_leaves_nothing(client: httpx2.Client) -> None:
-    resources = {"file_search": {"vector_stores": [{}]}}
+    resources: dict[str, Any] = {"file_search": {"vector_stores": [{}]}}
 
     error = refused(client.post("/threads", json={"tool_resources": resources}), 400)
 

@@ -25,6 +25,7 @@ from threadkeep.app import HttpProtocol, HttpServer, Server, open_server
 from threadkeep.contract.ids import new_id
 from threadkeep.settings import Settings
 from threadkeep.storage import Transaction
+from threadkeep.storage.keys import hash_of
 
 T = TypeVar("T")
 
@@ -68,6 +69,13 @@ class RunningServer:
         name = project or new_id("proj")
         return self.write(None, lambda tx: tx.keys.create(name))[1]
 
+    def project_of(self, client: httpx2.Client) -> str:
+        """The id of the project that the client's key belongs to."""
+        key = client.headers["authorization"].removeprefix("Bearer ")
+        found = self.read(None, lambda tx: tx.keys.find(hash_of(key)))
+        assert found is not None
+        return found[1]
+
     def client(self, key: str | None = None, **headers: str) -> httpx2.Client:
         """A plain HTTP client of ``/v1`` with a key, else with one to a new project."""
         headers = {"authorization": f"Bearer {key or self.new_key()}", **headers}
@@ -82,10 +90,10 @@ class _Served(HttpServer):
 
 
 @contextmanager
-def serving(settings: Settings, *, takes_any_key: bool = False) -> Iterator[RunningServer]:
+def serving(settings: Settings, *, takes_any_key: bool = False) -> Generator[RunningServer, None, None]:
     """Runs a server as the command line would, but for the signals."""
     started: list[RunningServer] = []
-    stops: list[Callable[[], None]] = []
+    stops: list[Callable[[], object]] = []
     failures: list[BaseException] = []
     is_settled = threading.Event()
 

@@ -89,8 +89,7 @@ class Upstreams:
         for listed in await self.models():
             if listed.id == model:
                 return listed
-        upstream = self.for_model(model)
-        if upstream is self._offline:
+        if is_offline(model) or not self._configured:
             return Model(id=model, created=0, owned_by="threadkeep")
         raise NotFound(f"The model '{model}' does not exist", param="model", code="model_not_found")
 
