@@ -17,7 +17,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, TypeVar
 
 from threadkeep import __version__, logs
-from threadkeep.contract.errors import ThreadkeepError
+from threadkeep.contract.errors import ThreadkeepError, UpstreamFailed
 from threadkeep.settings import (
     ROWS,
     Settings,
@@ -256,6 +256,7 @@ def raise_open_files() -> None:
 
 async def seen_models(upstreams: Upstreams) -> dict[str, list[str] | str]:
     """What each upstream says at once that it has, or why it says nothing. Its absence does not hold up the start."""
+    from threadkeep.upstream.failures import told_plainly  # noqa: PLC0415
 
     async def ask(upstream: ChatCompletionsUpstream) -> list[str] | str:
         try:
@@ -263,8 +264,8 @@ async def seen_models(upstreams: Upstreams) -> dict[str, list[str] | str]:
                 return [model.id for model in await upstream.models()]
         except TimeoutError:
             return "it has not said yet which models it has"
-        except ThreadkeepError as failure:
-            return failure.message
+        except UpstreamFailed as failure:
+            return told_plainly(failure)
 
     answers = await asyncio.gather(*(ask(upstream) for upstream in upstreams.configured))
     return {upstream.name: answer for upstream, answer in zip(upstreams.configured, answers, strict=True)}
@@ -386,8 +387,9 @@ def examine(settings: Settings, words: argparse.Namespace) -> int:
     from threadkeep.doctor import check  # noqa: PLC0415
 
     findings = asyncio.run(check(settings))
+    width = max(len(finding.subject) for finding in findings)
     for finding in findings:
-        say(f"{finding.state:<9}{finding.subject:<16}{one_line(finding.text, settings)}")
+        say(f"{finding.state:<9}{finding.subject:<{width}}  {one_line(finding.text, settings)}")
     problems = sum(finding.state == "problem" for finding in findings)
     say("\nEverything is well." if problems == 0 else f"\n{problems} to fix.")
     return 1 if problems else 0

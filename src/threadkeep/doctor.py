@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from threadkeep import __version__, storage
-from threadkeep.contract.errors import ThreadkeepError
+from threadkeep.contract.errors import ThreadkeepError, UpstreamFailed
 from threadkeep.settings import Settings, flag, variable
+from threadkeep.upstream.failures import told_plainly
 from threadkeep.upstream.upstreams import Upstreams
 
 State = Literal["ok", "warning", "problem"]
@@ -118,8 +119,8 @@ async def _upstreams(settings: Settings) -> AsyncGenerator[Finding, None]:
                 yield Finding(
                     "problem", subject, f"{upstream.config.host} did not answer within {UPSTREAM_S:g} seconds."
                 )
-            except ThreadkeepError as failure:
-                yield Finding("problem", subject, failure.message)
+            except UpstreamFailed as failure:
+                yield Finding("problem", subject, told_plainly(failure))
             else:
                 named = ", ".join(model.id for model in models[:3])
                 if models:

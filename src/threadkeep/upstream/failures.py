@@ -38,6 +38,11 @@ def strike_out(text: str, secrets: Collection[str]) -> str:
     return text
 
 
+def told_plainly(failure: UpstreamFailed) -> str:
+    """The message for whoever runs this server, without the phrase that is there for clients."""
+    return failure.message.removeprefix(f"{SERVER_ERROR}: ")
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """What can be read out of an error answer, whatever its form."""
 
