@@ -1,5 +1,6 @@
 """What every answer has, whatever was asked: envelope, ids, headers, methods, limits."""
 
+import asyncio
 import re
 import socket
 
@@ -10,10 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.support.refusals import invalid, refused
 from tests.support.server import RunningServer
+from threadkeep import api
 from threadkeep.api.edge import Edge
 from threadkeep.api.errors import TABLE
 from threadkeep.api.routes import OPERATIONS
 from threadkeep.contract import errors
+from threadkeep.storage import DEFAULT_PROJECT_ID
 
 REQUEST_ID = re.compile(r"req_[0-9a-f]{32}")
 
@@ -156,6 +159,29 @@ def test_a_key_is_asked_for_before_the_body_is_read(server: RunningServer) -> No
     assert raw(server, head).startswith(b"HTTP/1.1 401 ")
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(server: RunningServer) -> None:
+    limits = api.Limits(body_s=0.05)
+    context = api.Context(
+        store=server.parts.store,
+        runs=server.parts.runs,
+        upstreams=server.parts.upstreams,
+        authenticate=_anybody,
+        version="x",
+        limits=limits,
+    )
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return await asyncio.get_running_loop().create_future()
+
+    server.call(lambda: api.build(context)(_request("POST", "/v1/threads"), receive, send))
+
+    assert sent[0]["status"] == 408
+
+
 # Errors
 
 OURS = [
@@ -227,7 +253,7 @@ async def test_a_bug_amid_an_answer_does_not_start_a_second_one() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise ValueError
 
-    await Edge(app)({"type": "http", "method": "GET", "path": "/"}, _nothing, _noting(sent))
+    await Edge(app)(_request("GET", "/"), _nothing, _noting(sent))
 
     assert sent == ["http.response.start"]
 
@@ -238,24 +264,29 @@ async def test_a_bug_amid_an_answer_does_not_start_a_second_one() -> None:
 async def test_a_client_that_leaves_amid_its_request_gets_no_answer(server: RunningServer) -> None:
     sent: list[str] = []
     key = server.new_key()
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/threads",
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {key}".encode())],
-    }
+    scope = _request("POST", "/v1/threads", (b"authorization", f"Bearer {key}".encode()))
 
-    async def leave() -> dict[str, object]:
-        return {"type": "http.disconnect"}
-
-    server.call(lambda: server.parts.app(scope, leave, _noting(sent)))
+    server.call(lambda: server.parts.app(scope, _nothing, _noting(sent)))
 
     assert sent == []
 
 
-async def _nothing() -> dict[str, object]:
+def _request(method: str, path: str, *headers: tuple[bytes, bytes]) -> Scope:
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "root_path": "",
+        "query_string": b"",
+        "headers": list(headers),
+    }
+
+
+async def _anybody(key: str | None) -> str:
+    return DEFAULT_PROJECT_ID
+
+
+async def _nothing() -> Message:
     return {"type": "http.disconnect"}
 
 
