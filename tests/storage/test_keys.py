@@ -1,3 +1,4 @@
+from tests.support.databases import execute
 from threadkeep.storage import DEFAULT_PROJECT_ID, Transaction, hash_of
 
 
@@ -12,8 +13,7 @@ def test_key_itself_is_stored_nowhere(tx: Transaction) -> None:
     [listed] = tx.keys.list()
     assert key not in str(listed)
     assert listed.hint == key[-4:]
-    rows = tx._connection.raw.execute("SELECT * FROM keys").fetchall()  # pyright: ignore
-    assert key not in str(rows)  # pyright: ignore[reportUnknownArgumentType]
+    assert key not in str(execute(tx, "SELECT * FROM keys"))
 
 
 def test_keys_are_listed_with_their_projects(tx: Transaction) -> None:

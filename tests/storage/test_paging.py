@@ -1,15 +1,14 @@
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.objects import a_message, a_run, a_step, a_thread, an_assistant
-from threadkeep.contract.paging import ListQuery, Page
+from threadkeep.contract.paging import ListQuery
 from threadkeep.contract.threads import Thread
-from threadkeep.storage import Transaction
-from threadkeep.storage import assistants, messages, run_steps, runs, threads
+from threadkeep.storage import Transaction, assistants, messages, run_steps, runs, threads
 from threadkeep.storage.paging import Listing
 from threadkeep.storage.postgres import PostgresConnection
 from threadkeep.storage.sqlite import SqliteConnection
@@ -73,12 +72,11 @@ def test_walking_on_by_last_id_meets_every_item_once(
     tx: Transaction, numbered: Thread, order: Literal["asc", "desc"], limit: int
 ) -> None:
     seen: list[str] = []
-    page: Page[object] | None = None
-    while page is None or page.has_more:
-        page = tx.messages.list(  # pyright: ignore[reportAssignmentType]
-            numbered.id, ListQuery(order=order, limit=limit, after=page.last_id if page else None)
-        )
-        seen += [message.id for message in page.data]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    has_more = True
+    while has_more:
+        page = tx.messages.list(numbered.id, ListQuery(order=order, limit=limit, after=seen[-1] if seen else None))
+        seen += [message.id for message in page.data]
+        has_more = page.has_more
     assert seen == (IDS if order == "asc" else IDS[::-1])
 
 
@@ -106,7 +104,7 @@ def test_every_list_is_newest_first_by_default(tx: Transaction, thread: Thread) 
     assert tx.steps.list(thread.id, active.id, ListQuery()).data == steps[::-1]
 
 
-LISTINGS: dict[str, Callable[[], Listing[object]]] = {
+LISTINGS: dict[str, Callable[[], Listing[Any]]] = {
     "assistants": lambda: assistants.LIST,
     "threads": lambda: threads.listing(0, False),
     "threads by metadata": lambda: threads.listing(2, False),
@@ -114,7 +112,7 @@ LISTINGS: dict[str, Callable[[], Listing[object]]] = {
     "messages of a run": lambda: messages.LIST_OF_RUN,
     "runs": lambda: runs.LIST,
     "run steps": lambda: run_steps.LIST,
-}  # pyright: ignore[reportAssignmentType]
+}
 
 
 def plan(connection: Connection, statement: Statement) -> str:

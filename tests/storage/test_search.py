@@ -6,6 +6,7 @@ from threadkeep.contract.messages import RefusalContent, Text, TextContent
 from threadkeep.contract.paging import ListQuery
 from threadkeep.contract.threads import Thread
 from threadkeep.storage import Transaction
+from threadkeep.storage.sqlite import SqliteConnection
 from threadkeep.storage.statements import Connection
 from threadkeep.storage.words import words_of
 
@@ -47,14 +48,14 @@ def test_message_is_found_by_its_words(tx: Transaction, thread: Thread, text: st
         "*",
         '"',
         "-",
-        "hello* ",
+        "hell*",
         "hello NOT world moon",
         "NEAR(hello world)",
         "words:hello",
     ],
 )
 def test_what_was_not_said_is_not_found(tx: Transaction, thread: Thread, words: str) -> None:
-    tx.messages.insert(a_message(thread.id, "Hello, world!" if "hello* " != words else "Goodbye"))
+    tx.messages.insert(a_message(thread.id, "Hello, world!"))
     assert found(tx, words) == []
 
 
@@ -166,7 +167,7 @@ def test_found_threads_are_paged_newest_first(tx: Transaction) -> None:
 
 
 def test_sqlite_search_index_agrees_with_the_messages(tx: Transaction, thread: Thread, connection: Connection) -> None:
-    if not hasattr(connection, "raw") or "sqlite" not in type(connection).__name__.lower():
+    if not isinstance(connection, SqliteConnection):
         return
     message = a_message(thread.id, "one two", status="in_progress")
     tx.messages.insert(message)

@@ -163,7 +163,8 @@ def test_every_method_is_attempted_below() -> None:
     methods: set[str] = set()
     for collection in BOUND:
         kind: Any = getattr(Transaction, collection).fget.__annotations__["return"]
-        methods |= {f"{collection}.{name}" for name in vars(kind) if not name.startswith("_")}
+        names: list[str] = [name for name in dir(kind) if not name.startswith("_")]
+        methods |= {f"{collection}.{name}" for name in names}
     assert methods == set(REFUSED) | set(EMPTY) | OWN
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.storage.conftest import Open
-from tests.support.databases import Database
+from tests.support.databases import Database, execute
 from tests.support.objects import a_thread
 from threadkeep.contract.errors import LeaseLost
 from threadkeep.contract.threads import Thread
@@ -249,11 +249,11 @@ def test_fence_holds_a_takeover_off_until_the_transaction_ends(
     if database.is_sqlite:
         return
     tx.work.insert("run", "run_1", lease=("token", "a", OVER))
-    connection = open_connection()
-    connection.do("BEGIN")  # pyright: ignore
-    Transaction(connection, None).work.fence("run", "run_1", "token", LONG)
+    holder = Transaction(open_connection(), None)
+    execute(holder, "BEGIN")
+    holder.work.fence("run", "run_1", "token", LONG)
     assert tx.work.claim("b", ["run"], 10, LONG) == []
-    connection.do("COMMIT")  # pyright: ignore
+    execute(holder, "COMMIT")
     assert tx.work.claim("b", ["run"], 10, LONG) == []
 
 

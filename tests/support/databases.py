@@ -4,13 +4,17 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import LiteralString
 
 import pytest
 import pytest_asyncio
 
 from tests.capabilities import missing
 from tests.support.postgres import PostgresServer
-from threadkeep.storage import Store, migrate, open_store
+from threadkeep.storage import Store, Transaction, migrate, open_store
+from threadkeep.storage.postgres import PostgresConnection
+from threadkeep.storage.sqlite import SqliteConnection
+from threadkeep.storage.statements import Row
 
 _TEMPLATE = "threadkeep"
 
@@ -25,6 +29,18 @@ class Database:
     @property
     def is_sqlite(self) -> bool:
         return self.url is None
+
+
+def execute(tx: Transaction, sql: LiteralString) -> list[Row]:
+    """Runs plain SQL on the transaction's connection: what the store itself offers nobody."""
+    match tx._connection:
+        case SqliteConnection(raw=raw):
+            return raw.execute(sql).fetchall()
+        case PostgresConnection(raw=raw):
+            cursor = raw.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+        case other:
+            raise TypeError(other)
 
 
 @pytest.fixture(scope="session")

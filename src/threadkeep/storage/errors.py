@@ -17,13 +17,12 @@ class StoreError(ThreadkeepError):
 
 
 class BadDatabaseUrl(StoreError):
-    """The database URL is of no kind that we know."""
+    """The database URL is of no kind that we know, or cannot be read."""
 
-    def __init__(self, scheme: str) -> None:
-        # The scheme alone: the rest may hold a password.
+    def __init__(self) -> None:
+        # The URL is not repeated: it may hold a password, wherever the mistake in it is.
         super().__init__(
-            f"A database URL cannot begin with '{scheme}'. "
-            "Expected postgresql://user@host/name or sqlite:///path/to/file.db."
+            "The database URL cannot be read. Expected postgresql://user@host/name or sqlite:///path/to/file.db."
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import threading
 import time
@@ -194,6 +195,8 @@ class PostgresEngine:
                     raise
                 if not can_retry or attempt == _ATTEMPTS or time.monotonic() >= job.deadline:
                     raise Unavailable from error
+                # The one we met goes first: at once we would only meet again.
+                time.sleep(random.uniform(0, 0.02) * attempt)
             except BaseException:
                 self._settle(seat, connection, is_good=True)
                 raise

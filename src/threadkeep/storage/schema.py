@@ -46,15 +46,21 @@ def place_of(database_url: str | None, data_dir: Path) -> Place:
     """What the setting names: without one, a file in the data folder."""
     if database_url is None:
         return SqlitePlace(data_dir / "threadkeep.db")
-    scheme, separator, _ = database_url.partition("://")
-    match scheme:
+    match urlsplit(database_url).scheme:
         case "postgresql" | "postgres":
+            from psycopg import ProgrammingError  # noqa: PLC0415 - the embedded shape does without
+            from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
+            try:
+                conninfo_to_dict(database_url)
+            except ProgrammingError:
+                raise BadDatabaseUrl from None
             return PostgresPlace(database_url)
         case "sqlite":
             # sqlite:///relative.db and sqlite:////absolute.db
             return SqlitePlace(Path(unquote(urlsplit(database_url).path.removeprefix("/"))).absolute())
         case _:
-            raise BadDatabaseUrl(f"{scheme}://" if separator else scheme.partition(":")[0])
+            raise BadDatabaseUrl
 
 
 def migrate(place: Place) -> tuple[str | None, str]:
