@@ -282,7 +282,8 @@ async def test_a_connection_closed_before_the_answer_is_tried_again() -> None:
 async def test_a_kept_connection_that_the_server_closed_is_replaced_at_once() -> None:
     async with ScriptedUpstream([Say("a"), Cut(), Say("b")]) as server, connected(server, max_retries=1) as up:
         await ask(up)
-        assert (await ask(up)).text == "b"
+        # The shortest pause between two attempts would end after this.
+        assert (await ask(up, deadline=time.monotonic() + 0.24)).text == "b"
 
 
 async def test_attempts_are_bounded() -> None:
@@ -411,9 +412,13 @@ async def test_a_redirect_is_not_followed() -> None:
 
 
 async def test_an_endless_error_body_is_read_up_to_a_limit() -> None:
-    failed = await failure([Status(400, "word " * 2_000_000)])
-    assert failed.code == "invalid_prompt"
-    assert len(failed.message) < 1000
+    async with ScriptedUpstream([Status(400, "word " * 5_000_000)]) as server, connected(server) as up:
+        with pytest.raises(UpstreamFailed) as failed:
+            await ask(up)
+        await server.requests[0].ended()
+        assert server.requests[0].aborted
+    assert failed.value.code == "invalid_prompt"
+    assert len(failed.value.message) < 1000
 
 
 async def test_a_web_page_instead_of_an_answer_is_a_failure() -> None:
@@ -473,14 +478,18 @@ async def test_an_answer_may_take_longer_than_the_longest_silence() -> None:
 
 
 async def test_a_slow_reader_is_not_the_upstreams_silence() -> None:
+    second, third = Gate(), Gate()
     async with (
-        ScriptedUpstream([[Say("a"), Pause(0.05), Say("b")]]) as server,
+        ScriptedUpstream([[Say("a"), second, Say("b"), third, Say("c")]]) as server,
         connected(server, idle_timeout_s=0.3) as up,
         aclosing(up.stream(asking())) as stream,
     ):
         await anext(stream)
+        second.release()
+        await anext(stream)
         await asyncio.sleep(0.8)
-        assert [c async for c in stream]
+        third.release()
+        assert (await anext(stream))[0].choices[0].delta.content == "c"
 
 
 # ---------------------------------------------------------------- leaving

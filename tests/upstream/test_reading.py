@@ -193,6 +193,13 @@ def test_calls_that_all_have_index_0_are_told_apart_by_their_ids() -> None:
     assert answer.calls == [("x", "f", '{"a":1}'), ("y", "f", '{"a":2}')]
 
 
+def test_calls_without_arguments_that_all_have_index_0_are_told_apart() -> None:
+    assert read(call("f", "", id="x", index=0), call("g", "", id="y", index=0), STOP).calls == [
+        ("x", "f", "{}"),
+        ("y", "g", "{}"),
+    ]
+
+
 def test_calls_that_all_have_index_0_and_no_ids_are_told_apart_when_the_first_is_whole() -> None:
     answer = read(call("f", '{"a":1}', index=0), call("f", '{"a":2}', index=0), delta("stop"))
     assert [(name, arguments) for _, name, arguments in answer.calls] == [("f", '{"a":1}'), ("f", '{"a":2}')]
