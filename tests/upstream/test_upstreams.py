@@ -68,6 +68,12 @@ def test_quirks_that_do_not_exist_are_refused_at_once() -> None:
         Upstreams([UpstreamConfig(name="l", url="http://h/v1", quirks="x")])
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:11434/v1", "localhost", "ftp://h/v1", "http:///v1", ""])
+def test_a_url_that_is_none_is_refused_at_once_with_an_example(url: str) -> None:
+    with pytest.raises(ValueError, match="must be like http://"):
+        Upstreams([UpstreamConfig(name="l", url=url)])
+
+
 async def test_the_list_is_that_of_all_upstreams_and_the_offline_model() -> None:
     async with ScriptedUpstream(models=["a1", "b1"]) as first, ScriptedUpstream(models=["a1", "b2"]) as second:
         upstreams = Upstreams(

@@ -290,6 +290,8 @@ class _Silence:
 
 def _base(config: UpstreamConfig) -> URL:
     url = URL(config.url)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"the URL of the upstream {config.name!r} must be like http://127.0.0.1:11434/v1")
     path = url.path.rstrip("/").removesuffix("/chat/completions")
     return url.with_path(path, encoded=False, keep_query=True).with_user(None)
 
