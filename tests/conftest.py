@@ -1,1 +1,7 @@
-pytest_plugins = ["tests.capabilities", "tests.support.databases", "tests.support.server", "pytester"]
+pytest_plugins = [
+    "tests.capabilities",
+    "tests.support.databases",
+    "tests.support.server",
+    "tests.support.stories",
+    "pytester",
+]

@@ -69,7 +69,11 @@ class Worker:
 
         Whoever gets terms calls ``adopt`` once the item is committed under them, or else ``decline``.
         """
-        if self._draining or self._room() <= 0:
+        return self.insist() if self._room() > 0 else None
+
+    def insist(self) -> LeaseTerms | None:
+        """As ``offer``, also where there is no room: for work that is over as soon as it is looked at."""
+        if self._draining:
             return None
         self._promised += 1
         return LeaseTerms(token=secrets.token_hex(16), node=self.node, lease_s=self._lease_s)
@@ -146,8 +150,9 @@ class Worker:
                     self._claiming = True
                     for lease in await self._claim(room):
                         self._begin(lease, None)
-            except ThreadkeepError as error:
-                log.warning("claim_failed", error=error)
+            except Exception as error:
+                # Whatever it was, the loop outlives it: without it no run on this node would ever end.
+                log.error("claim_failed", error=error)
             finally:
                 self._claiming = False
             try:
@@ -173,8 +178,8 @@ class Worker:
             before = list(self._held.values())
             try:
                 renewals = await self._store.write(None, lambda tx: tx.work.renew(self.node, lease_s=self._lease_s))
-            except ThreadkeepError as error:
-                log.warning("renew_failed", error=error)
+            except Exception as error:
+                log.error("renew_failed", error=error)
                 continue
             interrupted = {(each.kind, each.key, each.token): each.interrupted for each in renewals}
             for held, task in before:

@@ -367,9 +367,7 @@ def stage_for(
 
 
 def settings_on(database: Database, models: ScriptedModels, **settings: Any) -> Settings:
-    return Settings(
-        data_dir=database.data_dir, database_url=database.url, upstreams=upstreams(models.url), **settings
-    )
+    return Settings(data_dir=database.data_dir, database_url=database.url, upstreams=upstreams(models.url), **settings)
 
 
 @pytest.fixture(scope="session")

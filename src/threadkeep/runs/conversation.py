@@ -50,7 +50,7 @@ def add_message(tx: Transaction, thread_id: str, request: CreateMessageRequest) 
     """``createMessage``: refused while a run is active on the thread."""
     tx.threads.lock(thread_id)
     if (active := tx.runs.active(thread_id)) is not None:
-        raise InvalidRequest(f"Can't add messages to {thread_id} while a run {active} is active.")
+        raise InvalidRequest(f"Can't add messages to {thread_id} while a run {active.id} is active.")
     [message] = append_messages(tx, thread_id, [request])
     return message
 

@@ -35,6 +35,10 @@ _ANSWER_SHARE: Final = 4
 _ANSWER_TOKENS: Final = 4096
 _MAX_SHORTENINGS: Final = 6
 
+# What the stream of a run is told that does not end here.
+_WENT_ON_ELSEWHERE: Final = "The run is not executed here any more. Poll it for the answer."
+_FAILED_HERE: Final = "The server had an error processing your request."
+
 SOMETHING_WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
 
 
@@ -58,17 +62,22 @@ class Execution:
     async def handle(self, held: Held) -> None:
         """Does what the run needs next, until it has ended, waits for its client, or is another node's."""
         with bound(run_id=held.lease.item.key, thread_id=held.lease.item.thread):
-            journal = await self._open(held)
+            try:
+                journal = await self._open(held)
+            except BaseException:
+                if isinstance(held.prepared, Prepared):
+                    held.prepared.events.close(_FAILED_HERE)
+                raise
             try:
                 await self._execute(held, journal)
             except asyncio.CancelledError:
                 await self._hand_over(held, journal)
                 raise
             except LeaseLost:
-                journal.events.close("The run went on at another node.")
+                journal.events.close(_WENT_ON_ELSEWHERE)
                 raise
             except BaseException:
-                journal.events.close("The server had an error processing your request.")
+                journal.events.close(_FAILED_HERE)
                 raise
             journal.events.close()
             log.info("run_settled", status=journal.run.status)
@@ -87,11 +96,15 @@ class Execution:
 
     async def _hand_over(self, held: Held, journal: Journal) -> None:
         """The server stops, or the lease is gone: another node goes on from what is stored."""
+        await journal.idle()
         if held.settled:
             journal.events.close()
             return
         try:
             await journal.hand_over()
+        except LeaseLost:
+            journal.events.close(_WENT_ON_ELSEWHERE)
+            return
         except ThreadkeepError as error:
             log.warning("hand_over_failed", error=error)
         journal.events.close("The server is shutting down. The run goes on; poll it for the answer.")
@@ -128,6 +141,8 @@ class Execution:
             turn.cancel()
             interrupted.cancel()
             await asyncio.wait((turn, interrupted))
+        # A milestone on its way when the turn was stopped counts: it may have been the last.
+        await journal.idle()
         if not turn_ended and not held.settled:
             await journal.reread()
             await journal.end("cancelled" if journal.run.status == "cancelling" else "expired")
@@ -181,7 +196,10 @@ class Execution:
                 try:
                     return await self._listen(journal, upstream, request, prompt, toolbox, beginning)
                 except UpstreamFailed as failure:
-                    if not (failure.context_exceeded and prompt.droppable):
+                    # Once something of the answer was shown it is too late to ask again.
+                    if journal.writes_message or journal.writes_calls or not prompt.droppable:
+                        raise
+                    if not failure.context_exceeded:
                         raise
                     budget = prompt.tokens // 2
             raise UpstreamFailed("invalid_prompt", "The thread does not fit the model's context window.")

@@ -7,6 +7,9 @@ up, and one that comes late reads from the start.
 import asyncio
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
+from threadkeep.contract.errors import NotFound
 from threadkeep.contract.events import MESSAGE_EVENTS, RUN_EVENTS, STEP_EVENTS, Event
 from threadkeep.contract.messages import (
     ContentDelta,
@@ -33,7 +36,9 @@ from threadkeep.contract.run_steps import (
     RunStepDelta,
     RunStepDeltaDetails,
     ToolCallsDelta,
+    ToolCallsDetails,
 )
+from threadkeep.contract.runs import Run
 from threadkeep.storage.store import Transaction
 
 
@@ -82,29 +87,52 @@ class EventLog:
                 waiter.set_result(None)
 
 
-def events_of(tx: Transaction, thread_id: str, run_id: str) -> list[Event] | None:
+def events_of(tx: Transaction, begun: Run, last_step: str | None) -> list[Event] | None:
     """What a reader missed of a run that another node executed, rebuilt from the stored objects.
 
-    None while the run is still going on. The same order as a live stream, with each text as one delta.
+    None while the run is still going on. ``begun`` is the run as the reader knows it, ``last_step`` the last step that
+    is no news. The same order as a live stream, with each text as one delta; what is told of a beginning is told as it
+    was then: clients add the deltas to it.
     """
-    run = tx.runs.get(thread_id, run_id)
+    run = tx.runs.get(begun.thread_id, begun.id)
     if run.status not in TERMINAL and run.status != "requires_action":
         return None
-    events = [Event(RUN_EVENTS["in_progress"], run)] if run.started_at is not None else []
-    for step in tx.steps.all(run_id):
-        # The steps that were settled before this reader's request are not news to it.
-        if run.started_at is None or (step.completed_at or run.started_at) >= run.started_at:
+    events: list[Event] = []
+    if run.started_at is not None:
+        events.append(Event(RUN_EVENTS["in_progress"], replace(begun, status="in_progress", started_at=run.started_at)))
+    for step in tx.steps.all(run.id):
+        if last_step is None or step.id > last_step:
             events += _step_events(tx, step)
+    if run.status == "cancelled":
+        ended = [number for number, event in enumerate(events) if event.name == STEP_EVENTS["cancelled"]]
+        cancelling = replace(begun, status="cancelling", started_at=run.started_at)
+        events.insert(ended[0] if ended else len(events), Event(RUN_EVENTS["cancelling"], cancelling))
     return [*events, Event(RUN_EVENTS[run.status], run)]
 
 
 def _step_events(tx: Transaction, step: RunStep) -> list[Event]:
-    started = [Event("thread.run.step.created", step), Event("thread.run.step.in_progress", step)]
-    ended = [Event(STEP_EVENTS[step.status], step)] if step.status != "in_progress" else []
     details = step.step_details
+    begun = replace(
+        step,
+        status="in_progress",
+        cancelled_at=None,
+        completed_at=None,
+        expired_at=None,
+        failed_at=None,
+        last_error=None,
+        usage=None,
+        step_details=details if isinstance(details, MessageCreationDetails) else ToolCallsDetails(tool_calls=[]),
+    )
+    started = [Event("thread.run.step.created", begun), Event("thread.run.step.in_progress", begun)]
+    ended = [Event(STEP_EVENTS[step.status], step)] if step.status != "in_progress" else []
     if isinstance(details, MessageCreationDetails):
-        message = tx.messages.get(step.thread_id, details.message_creation.message_id)
-        return [*started, *_message_events(message), *ended]
+        try:
+            message = tx.messages.get(step.thread_id, details.message_creation.message_id)
+        except NotFound:
+            # Its client has deleted it.
+            return [*started, *ended]
+        *written, closed = _message_events(message)
+        return [*started, *written, *([closed, *ended] if step.status == "completed" else [*ended, closed])]
     calls = [
         FunctionToolCallDelta(
             index=index,
@@ -115,7 +143,7 @@ def _step_events(tx: Transaction, step: RunStep) -> list[Event]:
         if isinstance(call, FunctionToolCall)
     ]
     told = RunStepDelta(id=step.id, delta=RunStepDeltaDetails(step_details=ToolCallsDelta(tool_calls=[*calls])))
-    return [*started, Event("thread.run.step.delta", told), *ended]
+    return [*started, *([Event("thread.run.step.delta", told)] if calls else []), *ended]
 
 
 def _message_events(message: Message) -> list[Event]:
@@ -130,12 +158,20 @@ def _message_events(message: Message) -> list[Event]:
                 deltas.append(ImageFileContentDelta(index=index, image_file=image))
             case ImageUrlContent(image_url=image):
                 deltas.append(ImageUrlContentDelta(index=index, image_url=image))
+    begun = replace(
+        message,
+        status="in_progress",
+        content=[],
+        completed_at=None,
+        incomplete_at=None,
+        incomplete_details=None,
+    )
     return [
-        Event("thread.message.created", message),
-        Event("thread.message.in_progress", message),
+        Event("thread.message.created", begun),
+        Event("thread.message.in_progress", begun),
         *(
             Event("thread.message.delta", MessageDelta(id=message.id, delta=MessageDeltaContent(content=[delta])))
             for delta in deltas
         ),
-        *([Event(MESSAGE_EVENTS[message.status], message)] if message.status != "in_progress" else []),
+        Event(MESSAGE_EVENTS[message.status], message),
     ]

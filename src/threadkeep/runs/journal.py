@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from threadkeep.contract.errors import LeaseLost, NotFound
 from threadkeep.contract.events import MESSAGE_EVENTS, RUN_EVENTS, STEP_EVENTS, Event
 from threadkeep.contract.ids import created_at, id_after, new_id
 from threadkeep.contract.messages import (
@@ -60,6 +61,9 @@ log = Log(__name__)
 # How often the text of an unfinished message is stored. A reader elsewhere sees the message grow this often.
 FLUSH_S: Final = 1.0
 
+# How a step ends that was left open by a node that died and that its successor had no use for.
+LEFT_BEHIND: Final = LastError(code="server_error", message="The server stopped in the midst of this step.")
+
 T = TypeVar("T")
 
 Change = Callable[[Transaction], list[Event]]
@@ -104,6 +108,10 @@ class Journal:
         self._draft: Draft | None = None
         self._calls_step: RunStep | None = None
         self._call_ids: list[str] = []
+        # What readers of this log were told the beginning of. Only of that they are told the end: a step left open by a
+        # node that died is settled in the store alone.
+        self._told: set[str] = set()
+        self._writes: set[asyncio.Task[None]] = set()
         self._flushing: asyncio.Task[None] | None = None
         self._flushed_at = 0.0
 
@@ -160,7 +168,10 @@ class Journal:
 
     async def begin(self) -> None:
         """The run is in progress. A run taken over from another node is so already, and stays."""
-        if self.run.status != "in_progress":
+        if self.run.status == "in_progress":
+            # A reader of this log has not seen the node that began it.
+            self.events.append([Event(RUN_EVENTS["in_progress"], self.run)])
+        else:
             await self._commit(lambda tx: [_moved(tx, self.run, "in_progress")])
 
     async def open_message(self) -> None:
@@ -175,12 +186,12 @@ class Journal:
         assert message is not None
         assert draft is not None
         self._draft = self._message = None
-        await self._commit(
-            lambda tx: [
-                *_end_message(tx, message, draft, "completed"),
-                *_end_steps(tx, self.run, "completed", NO_USAGE, lambda step: _creates(step, message.id)),
-            ]
-        )
+
+        def close(tx: Transaction) -> list[Event]:
+            steps = [step for step in _open_steps(tx, self.run) if _creates(step, message.id)]
+            return [*_end_message(tx, message, draft, "completed"), *_end_steps(tx, "completed", NO_USAGE, steps)]
+
+        await self._commit(close)
 
     async def open_calls(self) -> None:
         """A step for the calls of this reply."""
@@ -191,8 +202,11 @@ class Journal:
         """The client must answer the calls. The run waits as rows only: no lease, no task, no memory."""
         step = self._calls_step
         assert step is not None
+        if self.writes_message:
+            await self.close_message()
 
         def wait(tx: Transaction) -> list[Event]:
+            self._end_left(tx)
             # The usage stays with the step, whose `usage` clients see once it is completed.
             tx.steps.replace(msgspec.structs.replace(step, step_details=self._called(calls), usage=usage))
             required = SubmitToolOutputsAction(
@@ -229,9 +243,11 @@ class Journal:
                 events.append(Event(RUN_EVENTS["cancelling"], run))
             if calls and self._calls_step is not None:
                 tx.steps.replace(msgspec.structs.replace(self._calls_step, step_details=self._called(calls)))
+            if to in ("completed", "incomplete"):
+                self._end_left(tx)
             open_message = message or _half_written(tx, self.run)
             closing = list(_end_message(tx, open_message, draft, reason or "completed")) if open_message else []
-            steps = _end_steps(tx, run, _STEP_ENDS[to], usage, lambda _: True, last_error=last_error)
+            steps = _end_steps(tx, _STEP_ENDS[to], usage, _open_steps(tx, run), last_error=last_error)
             # A message and its step end in the order in which they fail or succeed.
             events += [*steps, *closing] if to in ("failed", "cancelled", "expired") else [*closing, *steps]
             moved = advance(tx, run, to, last_error=last_error, incomplete_details=incomplete_details)
@@ -254,12 +270,20 @@ class Journal:
         run, item = self.run, self._held.lease.item
         self.run = await self._store.read(item.project, lambda tx: tx.runs.get(run.thread_id, run.id))
 
+    async def idle(self) -> None:
+        """Returns when no milestone is on its way. One whose asker was cancelled may still have settled the run."""
+        while self._writes:
+            await asyncio.wait(self._writes)
+
     # How they are written.
 
     async def _commit(self, change: Change, *, settles: bool = False) -> None:
         # Shielded: a milestone that began is committed and told, even if whoever asked for it is cancelled meanwhile;
         # and the next one waits for it.
-        await asyncio.shield(self._write(change, settles=settles))
+        write = asyncio.create_task(self._write(change, settles=settles))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        await asyncio.shield(write)
 
     async def _write(self, change: Change, *, settles: bool) -> None:
         item, token = self._held.lease.item, self._held.lease.token
@@ -269,6 +293,8 @@ class Journal:
             return change(tx)
 
         async with self._writing:
+            if self._held.settled:
+                raise LeaseLost(item.kind, item.key)
             # Ahead of the commit: a renewal that runs between the commit and its answer finds no such lease.
             self._held.settled = settles
             try:
@@ -276,11 +302,25 @@ class Journal:
             except BaseException:
                 self._held.settled = False
                 raise
-            for event in events:
-                if isinstance(event.object, Run):
-                    self.run = event.object
-            self.events.append([*self._unpublished, *events])
+            self.events.append([*self._unpublished, *filter(self._tells, events)])
             self._unpublished = []
+
+    def _tells(self, event: Event) -> bool:
+        if isinstance(event.object, Run):
+            self.run = event.object
+            return True
+        if event.name in ("thread.run.step.created", "thread.message.created"):
+            self._told.add(event.object.id)
+        return event.object.id in self._told
+
+    def _end_left(self, tx: Transaction) -> None:
+        """Ends what a node that died had begun and what came in its place did not take up."""
+        for step in tx.steps.all(self.run.id):
+            if step.status != "in_progress" or step.id in self._told:
+                continue
+            if (message := _message_of(tx, step)) is not None:
+                _end_message(tx, message, None, "run_failed")
+            _end_steps(tx, "failed", NO_USAGE, [step], last_error=LEFT_BEHIND)
 
     async def _open(self, make: Callable[[Transaction, Run], tuple[T, list[Event]]]) -> T:
         made: list[T] = []
@@ -300,9 +340,9 @@ class Journal:
             return
 
         def store_text(tx: Transaction) -> list[Event]:
-            current = tx.messages.get(message.thread_id, message.id)
+            current = _still_there(tx, message.thread_id, message.id)
             # A flush that was overtaken by the message's end must not undo it.
-            if current.status == "in_progress":
+            if current is not None and current.status == "in_progress":
                 tx.messages.replace(msgspec.structs.replace(current, content=draft.content()))
             return []
 
@@ -369,11 +409,7 @@ def _new_message(tx: Transaction, run: Run) -> tuple[Message, list[Event]]:
 
 
 def _new_calls(tx: Transaction, run: Run) -> tuple[RunStep, list[Event]]:
-    half_done = [
-        step
-        for step in tx.steps.all(run.id)
-        if step.status == "in_progress" and isinstance(step.step_details, ToolCallsDetails)
-    ]
+    half_done = [step for step in _open_steps(tx, run) if isinstance(step.step_details, ToolCallsDetails)]
     step = half_done[0] if half_done else _insert_step(tx, run, ToolCallsDetails(tool_calls=[]))
     return step, [Event("thread.run.step.created", step), Event("thread.run.step.in_progress", step)]
 
@@ -408,16 +444,42 @@ def _creates(step: RunStep, message_id: str) -> bool:
 
 def _half_written(tx: Transaction, run: Run) -> Message | None:
     """The run's message that nobody has closed."""
-    for step in tx.steps.all(run.id):
-        if step.status == "in_progress" and isinstance(step.step_details, MessageCreationDetails):
-            return tx.messages.get(run.thread_id, step.step_details.message_creation.message_id)
-    return None
+    return next(filter(None, (_message_of(tx, step) for step in _open_steps(tx, run))), None)
+
+
+def _open_steps(tx: Transaction, run: Run) -> list[RunStep]:
+    return [step for step in tx.steps.all(run.id) if step.status == "in_progress"]
+
+
+def _message_of(tx: Transaction, step: RunStep) -> Message | None:
+    """The message that the step writes, unless its client has deleted it."""
+    details = step.step_details
+    if not isinstance(details, MessageCreationDetails):
+        return None
+    return _still_there(tx, step.thread_id, details.message_creation.message_id)
+
+
+def _still_there(tx: Transaction, thread_id: str, message_id: str) -> Message | None:
+    # Locked: a client may change its metadata at this moment.
+    try:
+        return tx.messages.lock(thread_id, message_id)
+    except NotFound:
+        return None
 
 
 def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: IncompleteReason | str) -> list[Event]:
-    # Read again: a client may have changed the metadata meanwhile.
-    message = tx.messages.get(message.thread_id, message.id)
-    content = message.content if draft is None else draft.content()
+    # Read again: a client may have changed the metadata meanwhile, or deleted it.
+    current = _still_there(tx, message.thread_id, message.id)
+    if current is None:
+        return []
+    message, content = current, current.content if draft is None else draft.content()
+    events: list[Event] = []
+    if not content:
+        # Stopped between its beginning and its first word. Clients count on a part, and on a delta that opens it.
+        draft = Draft()
+        delta = MessageDelta(id=message.id, delta=MessageDeltaContent(content=[draft.add(TextAdded(""))]))
+        events.append(Event("thread.message.delta", delta))
+        content = draft.content()
     now = created_at()
     if how == "completed":
         ended = msgspec.structs.replace(message, status="completed", completed_at=now, content=content)
@@ -427,20 +489,18 @@ def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: In
             message, status="incomplete", incomplete_at=now, incomplete_details=details, content=content
         )
     tx.messages.replace(ended)
-    return [Event(MESSAGE_EVENTS[ended.status], ended)]
+    return [*events, Event(MESSAGE_EVENTS[ended.status], ended)]
 
 
 def _end_steps(
     tx: Transaction,
-    run: Run,
     status: StepStatus,
     usage: Usage,
-    ends: Callable[[RunStep], bool],
+    open_steps: list[RunStep],
     *,
     last_error: LastError | None = None,
 ) -> list[Event]:
-    """Ends the open steps for which ``ends``; the last of them is booked with ``usage``."""
-    open_steps = [step for step in tx.steps.all(run.id) if step.status == "in_progress" and ends(step)]
+    """Ends the steps; the last of them is booked with ``usage``."""
     if last_error is not None and last_error.code == "invalid_prompt":
         # A step has no such code in the contract.
         last_error = LastError(code="server_error", message=last_error.message)

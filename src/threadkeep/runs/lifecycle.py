@@ -107,18 +107,34 @@ class Runs:
     async def cancel(self, project: str, thread_id: str, run_id: str) -> Run:
         """``cancelRun``: answers at once; the holder of the run stops and ends it."""
 
-        def write(tx: Transaction) -> Run:
+        terms = self._worker.insist()
+
+        def write(tx: Transaction) -> tuple[Run, bool]:
             tx.threads.get(thread_id)
             run = tx.runs.lock(thread_id, run_id)
             if run.status not in ("queued", "in_progress", "requires_action"):
                 raise InvalidRequest(f"Cannot cancel run with status '{run.status}'.")
             run = advance(tx, run, "cancelling")
             tx.work.interrupt(KIND, run_id)
+            # Nobody works on it: it is ended here at once, also by a node that has no room for a turn.
+            return run, terms is not None and tx.work.touch(KIND, run_id, lease=terms)
+
+        async def commit_and_interrupt() -> Run:
+            try:
+                run, leased = await self._store.write(project, write)
+            except BaseException:
+                if terms is not None:
+                    self._worker.decline()
+                raise
+            if terms is not None and leased:
+                self._worker.adopt(_lease(project, run, terms), None)
+            else:
+                if terms is not None:
+                    self._worker.decline()
+                self._worker.interrupt(KIND, run_id)
             return run
 
-        run = await self._store.write(project, write)
-        self._worker.interrupt(KIND, run_id)
-        return run
+        return await asyncio.shield(asyncio.create_task(commit_and_interrupt()))
 
     async def modify(self, project: str, thread_id: str, run_id: str, request: ModifyRunRequest) -> Run:
         """``modifyRun``: its metadata."""
@@ -160,15 +176,15 @@ class Runs:
         """Commits ``write`` together with the work to be done, leased to this node where it has room for it."""
         terms = self._worker.offer()
 
-        def with_work(tx: Transaction) -> tuple[Run, list[Event], bool]:
+        def with_work(tx: Transaction) -> tuple[Run, list[Event], str | None, bool]:
             run, written = write(tx)
             if again:
-                return run, written, tx.work.touch(KIND, run.id, lease=terms)
+                return run, written, tx.steps.last_id(run.id), tx.work.touch(KIND, run.id, lease=terms)
             tx.work.insert(KIND, run.id, thread=run.thread_id, lease=terms)
-            return run, written, terms is not None
+            return run, written, None, terms is not None
 
         try:
-            run, written, leased = await self._store.write(project, with_work)
+            run, written, last_step, leased = await self._store.write(project, with_work)
         except BaseException:
             if terms is not None:
                 self._worker.decline()
@@ -180,24 +196,27 @@ class Runs:
         else:
             if terms is not None:
                 self._worker.decline()
-            self._watch(project, run, events)
+            self._watch(project, run, last_step, events)
             self._worker.wake()
         log.info("run_continued" if again else "run_created", run_id=run.id, thread_id=run.thread_id, here=leased)
         return Started(run, events)
 
-    def _watch(self, project: str, run: Run, events: EventLog) -> None:
+    def _watch(self, project: str, run: Run, last_step: str | None, events: EventLog) -> None:
         """Fills the log of a run that this node has no room for, from whatever node executes it."""
+        if (earlier := self._execution.awaited.get(run.id)) is not None:
+            # The run waited for its client meanwhile, and this node has not seen it.
+            earlier.close("The run went on at another node.")
         self._execution.awaited[run.id] = events
-        task = asyncio.create_task(self._look(project, run, events))
+        task = asyncio.create_task(self._look(project, run, last_step, events))
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
 
-    async def _look(self, project: str, run: Run, events: EventLog) -> None:
+    async def _look(self, project: str, run: Run, last_step: str | None, events: EventLog) -> None:
         try:
             while self._execution.awaited.get(run.id) is events:
                 await asyncio.sleep(_LOOK_S)
                 try:
-                    happened = await self._store.read(project, lambda tx: events_of(tx, run.thread_id, run.id))
+                    happened = await self._store.read(project, lambda tx: events_of(tx, run, last_step))
                 except NotFound:
                     return events.close("The thread was deleted.")
                 except ThreadkeepError as error:
@@ -209,6 +228,8 @@ class Runs:
         finally:
             if self._execution.awaited.get(run.id) is events:
                 del self._execution.awaited[run.id]
+                if not events.closed:
+                    events.close("The server is shutting down. The run goes on; poll it for the answer.")
 
 
 def _lease(project: str, run: Run, terms: LeaseTerms) -> Lease:
@@ -267,10 +288,14 @@ def _answered(tx: Transaction, run: Run, request: SubmitToolOutputsRequest) -> R
     assert run.required_action is not None
     expected = [call.id for call in run.required_action.submit_tool_outputs.tool_calls]
     outputs = {given.tool_call_id: given.output or "" for given in request.tool_outputs}
-    if set(outputs) != set(expected):
-        got = [given.tool_call_id for given in request.tool_outputs]
+    got = [given.tool_call_id for given in request.tool_outputs]
+    if set(outputs) != set(expected) or len(got) != len(expected):
         raise InvalidRequest(f"Expected tool outputs for call_ids {expected}, got {got}")
-    [step] = [step for step in tx.steps.all(run.id) if step.status == "in_progress"]
+    [step] = [
+        step
+        for step in tx.steps.all(run.id)
+        if step.status == "in_progress" and isinstance(step.step_details, ToolCallsDetails)
+    ]
     assert isinstance(step.step_details, ToolCallsDetails)
     calls = [
         msgspec.structs.replace(call, function=msgspec.structs.replace(call.function, output=outputs[call.id]))

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from msgspec import UNSET
 
-from threadkeep.contract.errors import ThreadkeepError, UpstreamFailed
+from threadkeep.contract.errors import NotFound, ThreadkeepError, UpstreamFailed
 from threadkeep.contract.messages import ImageFileContent, ImageUrlContent, Message, RefusalContent, TextContent
 from threadkeep.contract.run_steps import FunctionToolCall, MessageCreationDetails, RunStep
 from threadkeep.contract.runs import Run
@@ -115,7 +115,11 @@ def _own_steps(tx: Transaction, run: Run, steps: Sequence[RunStep]) -> list[chat
         if step.status != "completed":
             continue
         if isinstance(step.step_details, MessageCreationDetails):
-            said = _said(tx.messages.get(run.thread_id, step.step_details.message_creation.message_id))
+            try:
+                said = _said(tx.messages.get(run.thread_id, step.step_details.message_creation.message_id))
+            except NotFound:
+                # Its client has deleted it meanwhile.
+                continue
             if said is not None:
                 messages.append(said)
             continue
@@ -123,7 +127,12 @@ def _own_steps(tx: Transaction, run: Run, steps: Sequence[RunStep]) -> list[chat
         made = [
             chat.ToolCall(call.id, chat.CalledFunction(call.function.name, call.function.arguments)) for call in calls
         ]
-        messages.append(chat.AssistantMessage(None, made))
+        # What it said ahead of the calls is part of the same reply, and only so some upstreams take it.
+        ahead: str | None = None
+        if messages and isinstance(spoken := messages[-1], chat.AssistantMessage):
+            ahead = spoken.content
+            messages.pop()
+        messages.append(chat.AssistantMessage(ahead, made))
         messages.extend(chat.ToolMessage(call.id, call.function.output or _NOT_ANSWERED) for call in calls)
     return messages
 
