@@ -45,8 +45,10 @@ class PostgresServer:
         if wheel is None or wheel.origin is None:
             missing("PostgreSQL", fix="./test")
         self._account = _account()
-        self.folder = Path(tempfile.mkdtemp(prefix="threadkeep-pg-", dir=_reachable_folder(self._account)))
-        self.folder.chmod(0o755)
+        on_disk = _reachable_folder(self._account)
+        self._folders: list[Path] = []
+        self.folder = self._make_folder(on_disk if is_durable else _memory_folder() or on_disk)
+        self._on_disk = on_disk
         self._programs = self._reachable_programs(Path(wheel.origin).parent)
         self._data = self.folder / "data"
         self._data.mkdir()
@@ -106,7 +108,8 @@ class PostgresServer:
 
     def remove(self) -> None:
         self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def create_database(self, *, name: str | None = None, template: str = "template1") -> str:
         """The URL of a new database."""
@@ -124,6 +127,12 @@ class PostgresServer:
         name = urlsplit(url).path[1:]
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def _make_folder(self, parent: str) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="threadkeep-pg-", dir=parent))
+        folder.chmod(0o755)
+        self._folders.append(folder)
+        return folder
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         subprocess.run(
@@ -144,7 +153,7 @@ class PostgresServer:
         installation = max(wheel.glob("pginstall*"), key=lambda path: path.name)
         if self._account is None or _can_run(installation / "bin" / "postgres", self._account):
             return installation / "bin"
-        copy = self.folder / "wheel"
+        copy = self._make_folder(self._on_disk)
         shutil.copytree(installation, copy / wheel.name / installation.name, symlinks=True)
         libraries = wheel.with_name(f"{wheel.name}.libs")
         if libraries.exists():
@@ -168,6 +177,14 @@ def _can_run(program: Path, account: int) -> bool:
         return subprocess.run([program, "--version"], capture_output=True, user=account, check=False).returncode == 0
     except OSError:
         return False
+
+
+def _memory_folder() -> str | None:
+    """A file system in memory, if there is a roomy one: a database for each test is then made in 30 ms, not 400."""
+    folder = "/dev/shm"
+    if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2 << 30:
+        return folder
+    return None
 
 
 def _reachable_folder(account: int | None) -> str:

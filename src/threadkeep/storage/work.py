@@ -91,6 +91,7 @@ ABANDON = Statement(
     sa.update(work).where(*_held).values(lease_until=sa.literal_column("0"), due_at=_now + number("delay_ms"))
 )
 FINISH = Statement(sa.delete(work).where(*_held))
+WITHDRAW = Statement(sa.delete(work).where(*_one, work.c.lease_token.is_(None)))
 TOUCH = Statement(sa.update(work).where(*_one).values(due_at=_now))
 TOUCH_LEASING = Statement(sa.update(work).where(*_one, work.c.lease_token.is_(None)).values(due_at=_now, **_leased))
 INTERRUPT = Statement(sa.update(work).where(*_one).values(interrupted=sa.true(), due_at=_now))
@@ -100,13 +101,13 @@ INTERRUPT = Statement(sa.update(work).where(*_one).values(interrupted=sa.true(),
 def due_of(kinds: int) -> Statement:
     """Whether anything of so many kinds is due."""
     return Statement(
-        sa.select(sa.literal_column("1"))
+        sa.select(work.c.kind)
         .where(
             work.c.due_at <= _now,
             sa.or_(work.c.lease_token.is_(None), work.c.lease_until < _now),
             work.c.kind.in_([text(f"kind_{index}") for index in range(kinds)]),
         )
-        .limit(sa.literal_column("1"))
+        .limit(1)
     )
 
 
@@ -239,6 +240,10 @@ class Work:
     def finish(self, kind: str, key: str, token: str) -> None:
         if not self._connection.run(FINISH, {"kind_": kind, "key_": key, "token": token}):
             raise LeaseLost(kind, key)
+
+    def withdraw(self, kind: str, key: str) -> bool:
+        """Removes work that nobody has begun; whether there was such."""
+        return self._connection.run(WITHDRAW, {"kind_": kind, "key_": key}) > 0
 
     def touch(self, kind: str, key: str, *, lease: LeaseTerms | tuple[str, str, float] | None = None) -> bool:
         """Makes the work due now and, if ``lease`` is given and nobody holds it, leases it; whether it did."""
