@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from threadkeep.contract.errors import ThreadkeepError
 from threadkeep.upstream.config import UpstreamConfig
@@ -325,8 +325,9 @@ class Settings:
 
     def secrets(self) -> list[str]:
         """What must never appear in a log line."""
-        password = urlsplit(self.database_url).password if self.database_url else None
-        found = {self.upstream_api_key, password}.union(*(upstream.secrets for upstream in self.upstreams))
+        found = {self.upstream_api_key, *_passwords(self.database_url)}
+        for upstream in self.upstreams:
+            found |= upstream.secrets | _passwords(upstream.url)
         return sorted(secret for secret in found if secret)
 
     def named_as(self, name: str) -> str:
@@ -624,6 +625,16 @@ def without_password(url: str) -> str:
     path, question, query = path.partition("?")
     # PostgreSQL takes the password as a parameter too, and no parameter is worth the risk.
     return f"{scheme}://{authority}{slash}{path}{question and '?'}{query and '...'}"
+
+
+def _passwords(url: str | None) -> set[str]:
+    """Every form in which a URL's password may turn up in a message."""
+    if url is None:
+        return set()
+    parts = urlsplit(url)
+    # PostgreSQL's URLs may have it among the parameters.
+    written = {parts.password, *(value for name, value in parse_qsl(parts.query) if "password" in name)} - {None, ""}
+    return {form for password in written if password for form in (password, unquote(password))}
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

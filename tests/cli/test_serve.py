@@ -7,13 +7,14 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from openai import OpenAI
+from openai import APIError, OpenAI
 
+from tests.support.databases import Database
 from tests.support.process import LISTENING, run, serving, started
 from threadkeep import __version__
 
@@ -127,6 +128,37 @@ def test_what_does_not_end_within_the_grace_period_is_taken_up_by_the_next_start
         finished = beta.threads.runs.poll(run_id, thread_id=thread.id, poll_interval_ms=50)
 
     assert finished.status == "completed"
+
+
+def test_readers_are_told_where_the_answer_will_be_when_the_grace_period_is_over(tmp_path: Path) -> None:
+    with serving("--grace-seconds", "0", folder=tmp_path) as server:
+        beta = OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0).beta
+        assistant = beta.assistants.create(model="offline-slow")
+        hello: Any = {"messages": [{"role": "user", "content": "count to 1000"}]}
+        stream = beta.threads.create_and_run(assistant_id=assistant.id, thread=hello, stream=True)
+        while next(stream).event != "thread.message.delta":
+            pass
+        server.terminate()
+        with pytest.raises(APIError, match="The run goes on"):
+            list(stream)
+        assert server.wait() == 0
+
+
+def test_on_postgresql_the_screen_names_the_database_and_commands_work_beside_the_server(
+    tmp_path: Path, postgres_database: Database
+) -> None:
+    assert postgres_database.url is not None
+    environment = {"THREADKEEP_DATABASE_URL": postgres_database.url}
+    with serving(folder=tmp_path, environment=environment) as server:
+        made = run("keys", "create", "--project", "red", folder=tmp_path, environment=environment)
+        answer = get(f"{server.url}/v1/models", made.output.strip())
+        doctor = run("doctor", folder=tmp_path, environment=environment)
+        status = server.stop()
+
+    assert "data     postgresql://" in server.output
+    assert answer.status == 200
+    assert "PostgreSQL" in doctor.output
+    assert (doctor.status, status) == (0, 0)
 
 
 def test_a_second_server_on_the_same_folder_is_refused_in_one_line(tmp_path: Path) -> None:

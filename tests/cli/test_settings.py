@@ -151,7 +151,10 @@ def test_a_folder_named_in_the_file_lies_beside_the_file(tmp_path: Path) -> None
 
 def test_keys_and_passwords_are_in_no_text_of_the_settings(tmp_path: Path) -> None:
     settings = read_settings(
-        {"database_url": "postgresql://me:hunter22@db/x", "upstream_url": "https://u:hunter33@host/v1"},
+        {
+            "database_url": "postgresql://me:hunter22%21@db/x?sslpassword=hunter44",
+            "upstream_url": "https://u:hunter33@host/v1",
+        },
         {"THREADKEEP_UPSTREAM_API_KEY": "sk-secret"},
         folder=tmp_path,
     )
@@ -159,7 +162,7 @@ def test_keys_and_passwords_are_in_no_text_of_the_settings(tmp_path: Path) -> No
     text = f"{settings!r} {settings.upstreams!r} {settings.shown('database_url')} {settings.shown('upstream_api_key')}"
     assert "hunter" not in text
     assert "sk-secret" not in text
-    assert set(settings.secrets()) == {"hunter22", "hunter33", "sk-secret"}
+    assert set(settings.secrets()) == {"hunter22%21", "hunter22!", "hunter33", "hunter44", "sk-secret"}
 
 
 def test_a_wrong_key_is_not_repeated_in_the_complaint(tmp_path: Path) -> None:
