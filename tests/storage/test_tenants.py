@@ -7,21 +7,25 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from tests.support.objects import a_message, a_run, a_step, a_thread, an_assistant
+from tests.support.objects import a_file, a_message, a_run, a_step, a_thread, an_assistant, an_upload
 from threadkeep.contract.assistants import Assistant
 from threadkeep.contract.errors import IllegalMove, NotFound
+from threadkeep.contract.files import File, ListFilesQuery
 from threadkeep.contract.messages import Message
 from threadkeep.contract.paging import ListQuery
 from threadkeep.contract.run_steps import RunStep
 from threadkeep.contract.runs import Run
 from threadkeep.contract.threads import Thread
-from threadkeep.storage import Transaction, assistants, messages, run_steps, runs, threads
+from threadkeep.contract.uploads import Upload
+from threadkeep.storage import Blob, Transaction, assistants, files, messages, run_steps, runs, threads, uploads
 from threadkeep.storage.paging import Listing
 from threadkeep.storage.statements import Statement
 from threadkeep.storage.tables import metadata
 
 BOUND: dict[str, ModuleType] = {
     "assistants": assistants,
+    "files": files,
+    "uploads": uploads,
     "threads": threads,
     "messages": messages,
     "runs": runs,
@@ -29,7 +33,7 @@ BOUND: dict[str, ModuleType] = {
 }
 # Tables that belong to no project's view, and the collections they have instead.
 UNBOUND = {"projects", "keys", "work"}
-PART_OF = {"thread_metadata": "threads", "run_steps": "steps"}
+PART_OF = {"thread_metadata": "threads", "run_steps": "steps", "upload_parts": "uploads"}
 
 
 def statements_of(module: ModuleType) -> Iterator[tuple[str, Statement]]:
@@ -74,6 +78,8 @@ def test_every_table_of_a_statement_is_compared_with_the_project(collection: str
 
 class Objects(NamedTuple):
     assistant: Assistant
+    file: File
+    upload: Upload
     thread: Thread
     message: Message
     run: Run
@@ -86,6 +92,10 @@ REFUSED: dict[str, Attempt] = {
     "assistants.get": lambda tx, o: tx.assistants.get(o.assistant.id),
     "assistants.lock": lambda tx, o: tx.assistants.lock(o.assistant.id),
     "assistants.replace": lambda tx, o: tx.assistants.replace(replace(o.assistant, name="stolen")),
+    "files.get": lambda tx, o: tx.files.get(o.file.id),
+    "uploads.get": lambda tx, o: tx.uploads.get(o.upload.id),
+    "uploads.lock": lambda tx, o: tx.uploads.lock(o.upload.id),
+    "uploads.replace": lambda tx, o: tx.uploads.replace(replace(o.upload, status="cancelled")),
     "threads.get": lambda tx, o: tx.threads.get(o.thread.id),
     "threads.lock": lambda tx, o: tx.threads.lock(o.thread.id),
     "threads.replace": lambda tx, o: tx.threads.replace(replace(o.thread, metadata={"stolen": "yes"})),
@@ -102,6 +112,16 @@ EMPTY: dict[str, Attempt] = {
     "assistants.find": lambda tx, o: tx.assistants.find(o.assistant.id),
     "assistants.delete": lambda tx, o: tx.assistants.delete(o.assistant.id),
     "assistants.list": lambda tx, o: tx.assistants.list(ListQuery()).data,
+    "files.find": lambda tx, o: tx.files.find(o.file.id),
+    "files.content": lambda tx, o: tx.files.content(o.file.id),
+    "files.delete": lambda tx, o: tx.files.delete(o.file.id),
+    "files.delete_expired": lambda tx, o: tx.files.delete_expired(o.file.id),
+    "files.list": lambda tx, o: tx.files.list(ListFilesQuery()).data,
+    "uploads.find": lambda tx, o: tx.uploads.find(o.upload.id),
+    "uploads.delete": lambda tx, o: tx.uploads.delete(o.upload.id),
+    "uploads.parts": lambda tx, o: tx.uploads.parts(o.upload.id),
+    "uploads.received": lambda tx, o: tx.uploads.received(o.upload.id).parts,
+    "uploads.delete_parts": lambda tx, o: tx.uploads.delete_parts(o.upload.id),
     "threads.find": lambda tx, o: tx.threads.find(o.thread.id),
     "threads.delete": lambda tx, o: tx.threads.delete(o.thread.id),
     "threads.list": lambda tx, o: tx.threads.list(ListQuery(), {}, None).data,
@@ -118,17 +138,21 @@ EMPTY: dict[str, Attempt] = {
     "steps.last_id": lambda tx, o: tx.steps.last_id(o.run.id),
 }
 # Writing the same ids into one's own project is nobody else's concern, see below.
-OWN = {f"{collection}.insert" for collection in BOUND}
+OWN = {f"{collection}.insert" for collection in BOUND} | {"uploads.insert_part"}
 SEARCHES: dict[str, Attempt] = {
     "by metadata": lambda tx, o: tx.threads.list(ListQuery(), {"user": "ada"}, None).data,
     "by words": lambda tx, o: tx.threads.list(ListQuery(), {}, "secret").data,
     "by both": lambda tx, o: tx.threads.list(ListQuery(), {"user": "ada"}, "secret").data,
+    "by purpose": lambda tx, o: tx.files.list(ListFilesQuery(purpose=o.file.purpose)).data,
     "by run": lambda tx, o: tx.messages.list(o.thread.id, ListQuery(), run_id=o.run.id).data,
 }
 
 
 def insert_all(tx: Transaction, objects: Objects) -> None:
     tx.assistants.insert(objects.assistant)
+    tx.files.insert(objects.file, [Blob("a", 5)])
+    tx.uploads.insert(objects.upload)
+    tx.uploads.insert_part(objects.upload.id, "part_1", Blob("b", 5))
     tx.threads.insert(objects.thread)
     tx.runs.insert(objects.run)
     tx.messages.insert(objects.message)
@@ -138,6 +162,8 @@ def insert_all(tx: Transaction, objects: Objects) -> None:
 def read_all(tx: Transaction, objects: Objects) -> Objects:
     return Objects(
         tx.assistants.get(objects.assistant.id),
+        tx.files.get(objects.file.id),
+        tx.uploads.get(objects.upload.id).upload,
         tx.threads.get(objects.thread.id),
         tx.messages.get(objects.thread.id, objects.message.id),
         tx.runs.get(objects.thread.id, objects.run.id),
@@ -149,7 +175,9 @@ def read_all(tx: Transaction, objects: Objects) -> Objects:
 def objects(tx: Transaction) -> Objects:
     thread = a_thread(user="ada")
     run = a_run(thread.id)
-    objects = Objects(an_assistant(), thread, a_message(thread.id, "secret", run_id=run.id), run, a_step(run))
+    objects = Objects(
+        an_assistant(), a_file(), an_upload(), thread, a_message(thread.id, "secret", run_id=run.id), run, a_step(run)
+    )
     insert_all(tx, objects)
     return objects
 

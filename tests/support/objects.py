@@ -5,12 +5,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from threadkeep.contract.assistants import Assistant
+from threadkeep.contract.files import File
 from threadkeep.contract.ids import new_id
 from threadkeep.contract.messages import Message, MessageStatus, Text, TextContent
 from threadkeep.contract.run_steps import MessageCreation, MessageCreationDetails, RunStep
 from threadkeep.contract.runs import Run
 from threadkeep.contract.threads import Thread
 from threadkeep.contract.tools import ToolResources, TruncationStrategy
+from threadkeep.contract.uploads import Upload
 
 CREATED_AT = 1_700_000_000
 
@@ -114,6 +116,36 @@ def a_step(run: Run, **changes: Any) -> RunStep:
             step_details=MessageCreationDetails(message_creation=MessageCreation(message_id="msg_1")),
             metadata={},
             usage=None,
+        ),
+        **changes,
+    )
+
+
+def a_file(**changes: Any) -> File:
+    return replace(
+        File(
+            id=new_id("file"),
+            bytes=5,
+            created_at=CREATED_AT,
+            filename="notes.txt",
+            purpose="assistants",
+            status="processed",
+        ),
+        **changes,
+    )
+
+
+def an_upload(**changes: Any) -> Upload:
+    return replace(
+        Upload(
+            id=new_id("upload"),
+            created_at=CREATED_AT,
+            filename="notes.txt",
+            bytes=5,
+            purpose="assistants",
+            status="pending",
+            expires_at=CREATED_AT + 3600,
+            file=None,
         ),
         **changes,
     )

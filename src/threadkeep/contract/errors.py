@@ -110,3 +110,8 @@ class UpstreamFailed(ThreadkeepError):
 def not_found(noun: str, identifier: str) -> NotFound:
     """The contract's text for an unknown object: ``No thread found with id 'thread_x'.``"""
     return NotFound(f"No {noun} found with id '{identifier}'.")
+
+
+def no_such(noun: str, identifier: str) -> NotFound:
+    """As ``not_found``, in the older words that files have: ``No such File object: file-x``."""
+    return NotFound(f"No such {noun} object: {identifier}", param="id")

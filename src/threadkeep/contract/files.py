@@ -1,10 +1,14 @@
 """Files: what is uploaded for assistants, or written by their code."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
 from threadkeep.contract.wire import Object, Request
+
+MAX_FILE_BYTES: Final = 512 * 1024**2
+# A name is only ever told again, so that longer ones than a file system takes are welcome.
+MAX_FILENAME_LENGTH: Final = 1024
 
 # What a client may upload a file for.
 FilePurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]

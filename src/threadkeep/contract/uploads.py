@@ -4,11 +4,13 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from threadkeep.contract.files import File, FileExpirationAfter, FilePurpose
+from threadkeep.contract.files import MAX_FILENAME_LENGTH, File, FileExpirationAfter, FilePurpose
 from threadkeep.contract.wire import Object, Request
 
 MAX_UPLOAD_BYTES: Final = 8 * 1024**3
 MAX_PART_BYTES: Final = 64 * 1024**2
+# The contract names no bound; one of full size needs 128 parts.
+MAX_PARTS: Final = 10_000
 
 # pending -> completed | cancelled | expired
 UploadStatus = Literal["pending", "completed", "cancelled", "expired"]
@@ -39,7 +41,7 @@ class UploadPart(Object):
 
 
 class CreateUploadRequest(Request):
-    filename: str
+    filename: Annotated[str, Meta(min_length=1, max_length=MAX_FILENAME_LENGTH)]
     # The schema names fewer, but the SDK offers the same purposes as for files.
     purpose: FilePurpose
     bytes: Annotated[int, Meta(ge=0, le=MAX_UPLOAD_BYTES)]
@@ -49,5 +51,6 @@ class CreateUploadRequest(Request):
 
 class CompleteUploadRequest(Request):
     # In the order in which the bytes belong together.
-    part_ids: list[str]
-    md5: str | None = None
+    part_ids: Annotated[list[str], Meta(max_length=MAX_PARTS)]
+    # In hexadecimal, of all the bytes.
+    md5: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{32}\Z")] | None = None

@@ -3,6 +3,7 @@
 from pathlib import Path
 from sqlite3 import Error as _DatabaseError
 
+from threadkeep.storage.blobs import Blob, BlobMissing, Blobs, open_blobs
 from threadkeep.storage.checkup import Look, look
 from threadkeep.storage.errors import BadDatabaseUrl, DatabaseTooNew, FolderInUse, StoreError, Unusable
 from threadkeep.storage.keys import DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME, Key, hash_of
@@ -17,6 +18,9 @@ __all__ = [
     "DEFAULT_PROJECT_ID",
     "DEFAULT_PROJECT_NAME",
     "BadDatabaseUrl",
+    "Blob",
+    "BlobMissing",
+    "Blobs",
     "DatabaseTooNew",
     "FolderInUse",
     "Key",
@@ -32,6 +36,7 @@ __all__ = [
     "hash_of",
     "look",
     "migrate",
+    "open_blobs",
     "open_store",
 ]
 

@@ -4,6 +4,7 @@ StoreError
 ├── BadDatabaseUrl   the setting names no database that we know
 ├── FolderInUse      another server works on the folder
 ├── Unusable         the folder or file is not ours to write, full, or no database
+├── UnusableBlobs    the place for files is no such place, or not ours to write
 └── DatabaseTooNew   the database was migrated by a newer version of the program
 """
 
@@ -44,6 +45,13 @@ class Unusable(StoreError):
     def __init__(self, path: Path, cause: Exception) -> None:
         reason = cause.strerror if isinstance(cause, OSError) else str(cause)
         super().__init__(f"The database {path} cannot be used: {reason}.")
+
+
+class UnusableBlobs(StoreError):
+    """Files can't be kept where they are to be; ``place`` holds no secret."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"Files cannot be kept at {place}: {reason}. Name another place with --blobs-url.")
 
 
 class DatabaseTooNew(StoreError):

@@ -3,6 +3,9 @@
 projects
 ├── keys
 ├── assistants
+├── files                 what they contain lies in blobs, see `blobs`
+├── uploads
+│   └── upload_parts      until the upload is completed: then their blobs are the file's
 └── threads
     ├── thread_metadata   one row for each pair, so that threads are found by their metadata
     ├── messages          their words are searched: SQLite `message_words` (FTS5), PostgreSQL a GIN index
@@ -68,6 +71,42 @@ assistants = sa.Table(
     sa.Column("project_id", _ID, sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
     _id("id", primary_key=True),
     sa.Column("object", sa.Text, nullable=False),
+)
+
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("project_id", _ID, sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    _id("id", primary_key=True),
+    sa.Column("purpose", _ID, nullable=False),
+    # Unix seconds; null for a file that stays.
+    sa.Column("expires_at", sa.BigInteger, nullable=True),
+    sa.Column("object", sa.Text, nullable=False),
+    # The keys and sizes of its blobs in order, as JSON: what it contains is these, one after the other.
+    sa.Column("blobs", sa.Text, nullable=False),
+    sa.Index(None, "project_id", "purpose", "id"),
+)
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("project_id", _ID, sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    _id("id", primary_key=True),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    # The part ids that completed it, as JSON, for a client that asks again; null until then.
+    sa.Column("completed_from", sa.Text, nullable=True),
+)
+
+upload_parts = sa.Table(
+    "upload_parts",
+    metadata,
+    _id("project_id", primary_key=True),
+    _id("upload_id", primary_key=True),
+    _id("id", primary_key=True),
+    sa.Column("blob", sa.Text, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(["project_id", "upload_id"], ["uploads.project_id", "uploads.id"], ondelete="CASCADE"),
 )
 
 threads = sa.Table(

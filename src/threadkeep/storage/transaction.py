@@ -1,12 +1,14 @@
 """A transaction sees one project, through a collection for each noun of the contract."""
 
 from threadkeep.storage.assistants import Assistants
+from threadkeep.storage.files import Files
 from threadkeep.storage.keys import Keys, Projects
 from threadkeep.storage.messages import Messages
 from threadkeep.storage.run_steps import RunSteps
 from threadkeep.storage.runs import Runs
 from threadkeep.storage.statements import Bound, Connection
 from threadkeep.storage.threads import Threads
+from threadkeep.storage.uploads import Uploads
 from threadkeep.storage.work import Work
 
 
@@ -28,6 +30,14 @@ class Transaction:
     @property
     def assistants(self) -> Assistants:
         return Assistants(Bound(self._connection, self.project))
+
+    @property
+    def files(self) -> Files:
+        return Files(Bound(self._connection, self.project))
+
+    @property
+    def uploads(self) -> Uploads:
+        return Uploads(Bound(self._connection, self.project))
 
     @property
     def threads(self) -> Threads:
