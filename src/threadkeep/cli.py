@@ -276,8 +276,7 @@ SNIPPET = """\
 from openai import OpenAI
 beta = OpenAI(base_url="{address}/v1", api_key="{key}").beta
 hello = {{"messages": [{{"role": "user", "content": "Hello!"}}]}}; who = beta.assistants.create(model="{model}")
-with beta.threads.create_and_run_stream(assistant_id=who.id, thread=hello) as run: print(*run.text_deltas, sep="")
-"""
+with beta.threads.create_and_run_stream(assistant_id=who.id, thread=hello) as run: print(*run.text_deltas, sep="")"""
 
 
 def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], keys: int | None) -> str:
@@ -288,10 +287,8 @@ def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], k
     else:
         rows.append(("data", without_password(settings.database_url)))
     if settings.upstreams:
-        rows += [
-            ("model" if number == 0 else "", upstream_row(upstream, seen.get(upstream.name, [])))
-            for number, upstream in enumerate(settings.upstreams)
-        ]
+        texts = [text for upstream in settings.upstreams for text in upstream_rows(upstream, seen[upstream.name])]
+        rows += [("model" if number == 0 else "", text) for number, text in enumerate(texts)]
     else:
         rows.append(("model", "offline, which answers by rule and is not a language model"))
         rows.append(("", f"for a real one: {flag('upstream_url')} http://127.0.0.1:11434/v1"))
@@ -311,15 +308,14 @@ def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], k
     return "\n".join([*lines, "  Try it, in Python (pip install openai):", "", snippet, ""])
 
 
-def upstream_row(upstream: UpstreamConfig, seen: list[str] | str) -> str:
+def upstream_rows(upstream: UpstreamConfig, seen: list[str] | str) -> list[str]:
     answers = "every model" if upstream.models == ("*",) else ", ".join(upstream.models)
+    row = f"{answers} at {without_password(upstream.url)}"
     if isinstance(seen, str):
-        note = f" - {seen}"
-    elif seen:
-        note = f" - it has {', '.join(seen[:3])}{f' and {len(seen) - 3} more' if len(seen) > 3 else ''}"
-    else:
-        note = ""
-    return f"{answers} at {without_password(upstream.url)}{note}"
+        return [row, seen]
+    if not seen:
+        return [row]
+    return [row, f"it has {', '.join(seen[:3])}{f' and {len(seen) - 3} more' if len(seen) > 3 else ''}"]
 
 
 def model_to_try(settings: Settings, seen: dict[str, list[str] | str]) -> str:

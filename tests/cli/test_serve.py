@@ -83,9 +83,10 @@ def test_the_screen_names_the_upstream_and_what_is_wrong_with_it(tmp_path: Path)
     upstream = f"http://127.0.0.1:{port}/v1"
     with serving("--upstream-url", upstream, "--upstream-api-key", SECRET, folder=tmp_path) as server:
         assert server.url
-        row = next(line for line in server.lines if upstream in line)
+        row = next(number for number, line in enumerate(server.lines) if upstream in line)
 
-    assert row.lstrip().startswith(f"model    every model at {upstream} - ")
+    assert server.lines[row] == f"  model    every model at {upstream}"
+    assert f"127.0.0.1:{port} could not be reached" in server.lines[row + 1]
     assert SECRET not in server.output + server.errors
 
 
