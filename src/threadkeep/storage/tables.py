@@ -94,6 +94,8 @@ uploads = sa.Table(
     _id("id", primary_key=True),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("object", sa.Text, nullable=False),
+    # What is asked of the file to come; null for one that stays.
+    sa.Column("file_expires_s", sa.BigInteger, nullable=True),
     # The part ids that completed it, as JSON, for a client that asks again; null until then.
     sa.Column("completed_from", sa.Text, nullable=True),
 )

@@ -16,13 +16,20 @@ _decoder = msgspec.json.Decoder(Upload)
 _ids_decoder = msgspec.json.Decoder(list[str])
 _encoder = msgspec.json.Encoder()
 _one = (uploads.c.project_id == PROJECT, uploads.c.id == text("id_"))
+_upload = sa.select(uploads.c.object, uploads.c.file_expires_s, uploads.c.completed_from)
 _parts = (upload_parts.c.project_id == PROJECT, upload_parts.c.upload_id == text("upload"))
 
 INSERT = Statement(
-    sa.insert(uploads).values(project_id=PROJECT, id=text("id_"), status=text("status"), object=text("json"))
+    sa.insert(uploads).values(
+        project_id=PROJECT,
+        id=text("id_"),
+        status=text("status"),
+        object=text("json"),
+        file_expires_s=number("file_expires_s"),
+    )
 )
-GET = Statement(sa.select(uploads.c.object, uploads.c.completed_from).where(*_one))
-LOCK = Statement(sa.select(uploads.c.object, uploads.c.completed_from).where(*_one).with_for_update(key_share=True))
+GET = Statement(_upload.where(*_one))
+LOCK = Statement(_upload.where(*_one).with_for_update(key_share=True))
 REPLACE = Statement(
     sa.update(uploads)
     .where(*_one)
@@ -45,6 +52,8 @@ DELETE_PARTS = Statement(sa.delete(upload_parts).where(*_parts))
 
 class StoredUpload(NamedTuple):
     upload: Upload
+    # How long the file is to stay; None for good.
+    file_expires_s: int | None
     # The ids of the parts that completed it, in order; None until then.
     completed_from: list[str] | None
 
@@ -62,8 +71,8 @@ class Uploads:
     def __init__(self, bound: Bound) -> None:
         self._bound = bound
 
-    def insert(self, upload: Upload) -> None:
-        self._bound.run(INSERT, id_=upload.id, status=upload.status, json=encode(upload))
+    def insert(self, upload: Upload, *, file_expires_s: int | None = None) -> None:
+        self._bound.run(INSERT, id_=upload.id, status=upload.status, json=encode(upload), file_expires_s=file_expires_s)
 
     def find(self, upload_id: str) -> StoredUpload | None:
         return self._stored(GET, upload_id)
@@ -110,4 +119,6 @@ class Uploads:
         row = self._bound.row(statement, id_=upload_id)
         if row is None:
             return None
-        return StoredUpload(_decoder.decode(row[0]), None if row[1] is None else _ids_decoder.decode(row[1]))
+        json, file_expires_s, completed_from = row
+        came_from = None if completed_from is None else _ids_decoder.decode(completed_from)
+        return StoredUpload(_decoder.decode(json), file_expires_s, came_from)

@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("id", identifier, nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("object", sa.Text(), nullable=False),
+        sa.Column("file_expires_s", sa.BigInteger(), nullable=True),
         sa.Column("completed_from", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("project_id", "id", name="uploads_pkey"),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="uploads_projects_fkey", ondelete="CASCADE"),
