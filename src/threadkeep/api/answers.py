@@ -1,6 +1,6 @@
 """What endpoints return, and the one place that encodes it."""
 
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 from starlette.types import Send
@@ -8,15 +8,24 @@ from starlette.types import Send
 from threadkeep.contract.wire import Object
 
 Headers = tuple[tuple[bytes, bytes], ...]
+ObjectT = TypeVar("ObjectT", bound=Object, covariant=True)
 
 _encoder: Final = msgspec.json.Encoder()
 
 
-class Answer(NamedTuple):
+class Answer(NamedTuple, Generic[ObjectT]):
     """A contract object that needs a status or headers of its own; else an endpoint returns the bare object."""
 
-    object: Object
+    object: ObjectT
     status: int = 200
+    headers: Headers = ()
+
+
+class Document(NamedTuple):
+    """Something to read about the server; no object of the contract."""
+
+    content_type: bytes
+    text: bytes
     headers: Headers = ()
 
 
@@ -35,3 +44,10 @@ async def send_object(send: Send, answered: Object, status: int = 200, headers: 
         }
     )
     await send({"type": "http.response.body", "body": body})
+
+
+async def send_document(send: Send, document: Document) -> None:
+    length = (b"content-length", b"%d" % len(document.text))
+    headers = [(b"content-type", document.content_type), length, *document.headers]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": document.text})

@@ -25,21 +25,21 @@ POLL_LAST_MS = 500
 POLL_SLOWER_MS_PER_S = 50
 
 
-async def create_run(call: Call) -> Answer | EventStream:
+async def create_run(call: Call) -> Answer[Run] | EventStream:
     request = await call.body(CreateRunRequest)
     check_id("assistant_id", request.assistant_id, "asst")
     started = await call.context.runs.create(call.project, call.path["thread_id"], request)
     return _started(call, started, request.stream)
 
 
-async def create_thread_and_run(call: Call) -> Answer | EventStream:
+async def create_thread_and_run(call: Call) -> Answer[Run] | EventStream:
     request = await call.body(CreateThreadAndRunRequest)
     check_id("assistant_id", request.assistant_id, "asst")
     started = await call.context.runs.create_thread_and_run(call.project, request)
     return _started(call, started, request.stream)
 
 
-async def submit_tool_outputs(call: Call) -> Answer | EventStream:
+async def submit_tool_outputs(call: Call) -> Answer[Run] | EventStream:
     request = await call.body(SubmitToolOutputsRequest)
     thread_id, run_id = call.path["thread_id"], call.path["run_id"]
     started = await call.context.runs.submit_tool_outputs(call.project, thread_id, run_id, request)
@@ -52,7 +52,7 @@ async def list_runs(call: Call) -> Page[Run]:
     return await call.read(lambda tx: page_in_thread(tx, thread_id, tx.runs.list(thread_id, query)))
 
 
-async def get_run(call: Call) -> Answer:
+async def get_run(call: Call) -> Answer[Run]:
     thread_id, run_id = call.path["thread_id"], call.path["run_id"]
     return _polled(await call.read(lambda tx: in_thread(tx, thread_id, lambda: tx.runs.get(thread_id, run_id))))
 
@@ -62,17 +62,17 @@ async def modify_run(call: Call) -> Run:
     return await call.context.runs.modify(call.project, call.path["thread_id"], call.path["run_id"], request)
 
 
-async def cancel_run(call: Call) -> Answer:
+async def cancel_run(call: Call) -> Answer[Run]:
     return _polled(await call.context.runs.cancel(call.project, call.path["thread_id"], call.path["run_id"]))
 
 
-def _started(call: Call, started: Started, stream: bool | None) -> Answer | EventStream:
+def _started(call: Call, started: Started, stream: bool | None) -> Answer[Run] | EventStream:
     if stream:
         return EventStream(started.events, keep_alive_s=call.context.limits.keep_alive_s)
     return _polled(started.run)
 
 
-def _polled(run: Run) -> Answer:
+def _polled(run: Run) -> Answer[Run]:
     """The run, and when to ask again."""
     if run.status in TERMINAL:
         return Answer(run)
