@@ -37,6 +37,7 @@ MODELS: dict[str, type[BaseModel]] = {
 ALLOWED: dict[str, str] = {
     "Run.tool_resources": "real run objects carried it; users look there for what a run worked on",
     "Run.reasoning_effort": "the effective setting, echoed like every other",
+    "Assistant.reasoning_effort": "shown when it was given: else nobody could read it back",
     "RunStep.expires_at": "what the service really answered, in place of the schema's expired_at",
     "Usage.prompt_token_details": "later payloads of the service had it, spelt so",
     "Usage.completion_tokens_details": "likewise: reasoning tokens are seen nowhere else",

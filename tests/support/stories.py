@@ -12,12 +12,12 @@ models on its way.
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import httpx2
 import pytest
@@ -223,6 +223,12 @@ class Story:
         self.http.event_hooks = {"response": [_checked]}
         self._assistant: str | None = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
     def post(self, path: str, body: object = None) -> Any:
         answer = self.http.post(path, json={} if body is None else body)
         assert answer.status_code == 200, answer.text
@@ -343,9 +349,6 @@ def scripted_models() -> Iterator[ScriptedModels]:
         yield models
 
 
-Tempfile = Callable[[str], Path]
-
-
 @contextmanager
 def stage_for(
     request: pytest.FixtureRequest, kind: Literal["sqlite", "postgres"], **settings: Any
@@ -390,6 +393,5 @@ def stage(request: pytest.FixtureRequest) -> RunningServer:
 
 @pytest.fixture
 def story(stage: RunningServer, scripted_models: ScriptedModels) -> Iterator[Story]:
-    story = Story(stage, scripted_models)
-    with story.http:
+    with Story(stage, scripted_models) as story:
         yield story

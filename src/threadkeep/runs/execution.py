@@ -140,7 +140,8 @@ class Execution:
         finally:
             turn.cancel()
             interrupted.cancel()
-            await asyncio.wait((turn, interrupted))
+            # Whatever a turn that was stopped still raises, the end of the run meets the same.
+            await asyncio.gather(turn, interrupted, return_exceptions=True)
         # A milestone on its way when the turn was stopped counts: it may have been the last.
         await journal.idle()
         if not turn_ended and not held.settled:
