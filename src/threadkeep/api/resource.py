@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple
 from starlette.routing import PARAM_REGEX
 from starlette.types import Receive, Scope, Send
 
-from threadkeep.api.answers import Answer, send_object
+from threadkeep.api.answers import Answer, Document, send_document, send_object
 from threadkeep.api.auth import check_beta, presented_key
 from threadkeep.api.call import Call, Context
 from threadkeep.api.edge import TRACE, Trace
@@ -14,10 +14,18 @@ from threadkeep.api.errors import MethodNotAllowed
 from threadkeep.api.event_stream import EventStream
 from threadkeep.contract.ids import Prefix
 from threadkeep.contract.reading import check_id
-from threadkeep.contract.wire import Object
+from threadkeep.contract.wire import Object, Request
 
-Endpoint = Callable[[Call], Awaitable[Object | Answer | EventStream]]
-PublicEndpoint = Callable[[Context], Awaitable[Answer]]
+Endpoint = Callable[[Call], Awaitable[Object | Answer[Object] | EventStream]]
+PublicEndpoint = Callable[[Context], Awaitable[Answer[Object] | Document]]
+
+
+class FormBody(NamedTuple):
+    """A form (multipart/form-data) with one file in it."""
+
+    file: str
+    # What else the form says.
+    fields: type[Request] | None = None
 
 
 class Operation(NamedTuple):
@@ -31,6 +39,12 @@ class Operation(NamedTuple):
     # Whether the operation belongs to the beta that `OpenAI-Beta` chooses a version of. Clients send a header of their
     # own making with the others too, and there it means nothing.
     in_beta: bool = True
+    # What the endpoint reads of the body and of the query, if it does; what it answers stands in its annotation. For the
+    # document that describes the operations, and for the tests that hold every answer against its type.
+    body: type[Request] | FormBody | None = None
+    query: type[Request] | None = None
+    # Whether it is ours, beside the contract.
+    is_extension: bool = False
 
 
 # What the ids in paths begin with; a parameter that is not here may be anything.
@@ -99,8 +113,11 @@ class Public:
         trace.route = self._path
         method: str = scope["method"]
         if method in ("GET", "HEAD"):
-            answer = await self._endpoint(self._context)
-            await send_object(send, answer.object, answer.status, answer.headers)
+            answered = await self._endpoint(self._context)
+            if isinstance(answered, Document):
+                await send_document(send, answered)
+            else:
+                await send_object(send, answered.object, answered.status, answered.headers)
         elif method == "OPTIONS":
             await send_nothing(send, "GET, HEAD, OPTIONS")
         else:
