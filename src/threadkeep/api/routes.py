@@ -11,25 +11,49 @@ from threadkeep.api import assistants, health, messages, models, run_steps, runs
 from threadkeep.api.call import Context
 from threadkeep.api.edge import Edge
 from threadkeep.api.resource import Operation, Public, PublicEndpoint, Resource
+from threadkeep.contract.assistants import CreateAssistantRequest, ModifyAssistantRequest
 from threadkeep.contract.errors import NotFound
+from threadkeep.contract.messages import CreateMessageRequest, ModifyMessageRequest
+from threadkeep.contract.paging import ListQuery
+from threadkeep.contract.runs import (
+    CreateRunRequest,
+    CreateThreadAndRunRequest,
+    ModifyRunRequest,
+    SubmitToolOutputsRequest,
+)
+from threadkeep.contract.threads import CreateThreadRequest, ModifyThreadRequest
 
 # Operations of one path stand together. The paths asked for most come first: a path is matched from the top.
 OPERATIONS: Final[Sequence[Operation]] = (
     Operation("GET", "/threads/{thread_id}/runs/{run_id}", "getRun", runs.get_run),
-    Operation("POST", "/threads/{thread_id}/runs/{run_id}", "modifyRun", runs.modify_run),
-    Operation("GET", "/threads/{thread_id}/messages", "listMessages", messages.list_messages),
-    Operation("POST", "/threads/{thread_id}/messages", "createMessage", messages.create_message),
-    Operation("GET", "/threads/{thread_id}/runs", "listRuns", runs.list_runs),
-    Operation("POST", "/threads/{thread_id}/runs", "createRun", runs.create_run),
-    Operation("GET", "/threads", "listThreads", threads.list_threads),
-    Operation("POST", "/threads", "createThread", threads.create_thread),
+    Operation("POST", "/threads/{thread_id}/runs/{run_id}", "modifyRun", runs.modify_run, body=ModifyRunRequest),
+    Operation(
+        "GET", "/threads/{thread_id}/messages", "listMessages", messages.list_messages, query=messages.ListMessagesQuery
+    ),
+    Operation(
+        "POST", "/threads/{thread_id}/messages", "createMessage", messages.create_message, body=CreateMessageRequest
+    ),
+    Operation("GET", "/threads/{thread_id}/runs", "listRuns", runs.list_runs, query=ListQuery),
+    Operation("POST", "/threads/{thread_id}/runs", "createRun", runs.create_run, body=CreateRunRequest),
+    Operation(
+        "GET", "/threads", "listThreads", threads.list_threads, query=threads.ListThreadsQuery, is_extension=True
+    ),
+    Operation("POST", "/threads", "createThread", threads.create_thread, body=CreateThreadRequest),
     # Ahead of the path of one thread, which would take "runs" for an id.
-    Operation("POST", "/threads/runs", "createThreadAndRun", runs.create_thread_and_run),
+    Operation(
+        "POST", "/threads/runs", "createThreadAndRun", runs.create_thread_and_run, body=CreateThreadAndRunRequest
+    ),
     Operation("GET", "/threads/{thread_id}", "getThread", threads.get_thread),
-    Operation("POST", "/threads/{thread_id}", "modifyThread", threads.modify_thread),
+    Operation("POST", "/threads/{thread_id}", "modifyThread", threads.modify_thread, body=ModifyThreadRequest),
     Operation("DELETE", "/threads/{thread_id}", "deleteThread", threads.delete_thread),
     Operation("GET", "/threads/{thread_id}/messages/{message_id}", "getMessage", messages.get_message),
-    Operation("POST", "/threads/{thread_id}/messages/{message_id}", "modifyMessage", messages.modify_message),
+    Operation(
+        "POST",
+        "/threads/{thread_id}/messages/{message_id}",
+        "modifyMessage",
+        messages.modify_message,
+        body=ModifyMessageRequest,
+    ),
     Operation("DELETE", "/threads/{thread_id}/messages/{message_id}", "deleteMessage", messages.delete_message),
     Operation("POST", "/threads/{thread_id}/runs/{run_id}/cancel", "cancelRun", runs.cancel_run),
     Operation(
@@ -38,13 +62,32 @@ OPERATIONS: Final[Sequence[Operation]] = (
         # Misspelt in the contract.
         "submitToolOuputsToRun",
         runs.submit_tool_outputs,
+        body=SubmitToolOutputsRequest,
     ),
-    Operation("GET", "/threads/{thread_id}/runs/{run_id}/steps", "listRunSteps", run_steps.list_run_steps),
-    Operation("GET", "/threads/{thread_id}/runs/{run_id}/steps/{step_id}", "getRunStep", run_steps.get_run_step),
-    Operation("GET", "/assistants", "listAssistants", assistants.list_assistants),
-    Operation("POST", "/assistants", "createAssistant", assistants.create_assistant),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/runs/{run_id}/steps",
+        "listRunSteps",
+        run_steps.list_run_steps,
+        query=run_steps.ListRunStepsQuery,
+    ),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/runs/{run_id}/steps/{step_id}",
+        "getRunStep",
+        run_steps.get_run_step,
+        query=run_steps.GetRunStepQuery,
+    ),
+    Operation("GET", "/assistants", "listAssistants", assistants.list_assistants, query=ListQuery),
+    Operation("POST", "/assistants", "createAssistant", assistants.create_assistant, body=CreateAssistantRequest),
     Operation("GET", "/assistants/{assistant_id}", "getAssistant", assistants.get_assistant),
-    Operation("POST", "/assistants/{assistant_id}", "modifyAssistant", assistants.modify_assistant),
+    Operation(
+        "POST",
+        "/assistants/{assistant_id}",
+        "modifyAssistant",
+        assistants.modify_assistant,
+        body=ModifyAssistantRequest,
+    ),
     Operation("DELETE", "/assistants/{assistant_id}", "deleteAssistant", assistants.delete_assistant),
     Operation("GET", "/models", "listModels", models.list_models, in_beta=False),
     # Names of models may contain slashes.
