@@ -8,15 +8,15 @@ from starlette.types import Send
 from threadkeep.contract.wire import Object
 
 Headers = tuple[tuple[bytes, bytes], ...]
-ObjectT = TypeVar("ObjectT", bound=Object, covariant=True)
+Object_co = TypeVar("Object_co", bound=Object, covariant=True)
 
 _encoder: Final = msgspec.json.Encoder()
 
 
-class Answer(NamedTuple, Generic[ObjectT]):
+class Answer(NamedTuple, Generic[Object_co]):
     """A contract object that needs a status or headers of its own; else an endpoint returns the bare object."""
 
-    object: ObjectT
+    object: Object_co
     status: int = 200
     headers: Headers = ()
 

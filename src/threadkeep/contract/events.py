@@ -36,6 +36,20 @@ EventName = Literal[
 
 EventObject = Thread | Run | RunStep | RunStepDelta | Message | MessageDelta
 
+# What goes with an event: the first that its name begins with.
+OBJECTS: Final[dict[str, type[EventObject]]] = {
+    "thread.run.step.delta": RunStepDelta,
+    "thread.run.step.": RunStep,
+    "thread.run.": Run,
+    "thread.message.delta": MessageDelta,
+    "thread.message.": Message,
+    "thread.": Thread,
+}
+
+
+def object_of(name: EventName) -> type[EventObject]:
+    return next(kind for beginning, kind in OBJECTS.items() if name.startswith(beginning))
+
 
 class Event(NamedTuple):
     """One record of a run's stream."""
