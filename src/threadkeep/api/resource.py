@@ -39,8 +39,8 @@ class Operation(NamedTuple):
     # Whether the operation belongs to the beta that `OpenAI-Beta` chooses a version of. Clients send a header of their
     # own making with the others too, and there it means nothing.
     in_beta: bool = True
-    # What the endpoint reads of the body and of the query, if it does; what it answers stands in its annotation. For the
-    # document that describes the operations, and for the tests that hold every answer against its type.
+    # What the endpoint reads of the body and of the query, if it does; what it answers stands in its annotation. For
+    # the document that describes the operations, and for the tests that hold every answer against its type.
     body: type[Request] | FormBody | None = None
     query: type[Request] | None = None
     # Whether it is ours, beside the contract.
