@@ -18,11 +18,12 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from threadkeep import __version__, api
+from threadkeep.files import contents, files, uploads
 from threadkeep.logs import Log
 from threadkeep.runs.execution import KIND, Execution
 from threadkeep.runs.lifecycle import Runs
 from threadkeep.settings import Settings
-from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_store
+from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_blobs, open_store
 from threadkeep.upstream.upstreams import Upstreams
 from threadkeep.worker import Worker
 
@@ -44,6 +45,8 @@ class Server(NamedTuple):
     upstreams: Upstreams
     worker: Worker
     runs: Runs
+    contents: contents.Contents
+    uploads: uploads.Uploads
     app: ASGIApp
 
     async def drain(self, grace_s: float) -> None:
@@ -62,12 +65,21 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
     async with AsyncExitStack() as parts:
         store = await open_store(settings.database_url, settings.data_dir, connections=settings.database_connections)
         parts.push_async_callback(store.close)
+        blobs = await open_blobs(settings.blobs_url, settings.data_dir)
+        parts.push_async_callback(blobs.close)
         upstreams = Upstreams(settings.upstreams, user_agent=f"threadkeep/{__version__}")
         parts.push_async_callback(upstreams.close)
         execution = Execution(store, upstreams, lease_s=settings.lease_seconds)
+        bytes_of_files = contents.Contents(store, blobs)
+        verbs_of_uploads = uploads.Uploads(store, bytes_of_files)
         worker = Worker(
             store,
-            {KIND: execution.handle},
+            {
+                KIND: execution.handle,
+                contents.BLOB: bytes_of_files.handle,
+                files.FILE: files.Expiry(store).handle,
+                uploads.UPLOAD: verbs_of_uploads.handle,
+            },
             max_concurrent=settings.max_concurrent_runs,
             lease_s=settings.lease_seconds,
         )
@@ -76,16 +88,26 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
         context = api.Context(
             store=store,
             runs=runs,
+            contents=bytes_of_files,
+            uploads=verbs_of_uploads,
             upstreams=upstreams,
             authenticate=api.Authenticator(store, open_project=DEFAULT_PROJECT_ID if takes_any_key else None),
             version=__version__,
-            health=[api.HealthPart("database", lambda: store.read(None, lambda tx: tx.keys.any()))],
-            limits=api.Limits(body_bytes=settings.max_request_bytes, keep_alive_s=settings.keep_alive_seconds),
+            health=[
+                api.HealthPart("database", lambda: store.read(None, lambda tx: tx.keys.any())),
+                api.HealthPart("blobs", bytes_of_files.check),
+            ],
+            limits=api.Limits(
+                body_bytes=settings.max_request_bytes,
+                file_bytes=settings.max_file_bytes,
+                keep_alive_s=settings.keep_alive_seconds,
+            ),
+            refuses_assistants_downloads=settings.assistants_downloads == "refuse",
         )
         worker.start()
         # Whoever serves has drained by then; this is for a server that never came to serve.
         parts.push_async_callback(worker.drain, 0)
-        yield Server(store, upstreams, worker, runs, api.build(context))
+        yield Server(store, upstreams, worker, runs, bytes_of_files, verbs_of_uploads, api.build(context))
 
 
 # --- HTTP
@@ -149,6 +171,8 @@ class HttpProtocol(HttpToolsProtocol):
     """
 
     _head_bytes = 0
+    # How many heads have ended on this connection.
+    _heads = 0
     _is_in_head = True
     _head_timer: asyncio.TimerHandle | None = None
 
@@ -161,9 +185,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        was_in_head = self._is_in_head
+        was_in_head, heads = self._is_in_head, self._heads
         super().data_received(data)
-        if was_in_head and self._is_in_head:
+        # A whole request may come at once: its body does not count.
+        if was_in_head and self._is_in_head and self._heads == heads:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, "Request Header Fields Too Large", "The request's headers are too large.")
@@ -172,6 +197,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
 
     def on_headers_complete(self) -> None:
+        self._heads += 1
         self._end_of_head()
         super().on_headers_complete()
 

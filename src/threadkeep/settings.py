@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from threadkeep.contract.errors import ThreadkeepError
+from threadkeep.contract.files import MAX_FILE_BYTES
 from threadkeep.upstream.config import UpstreamConfig
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ PREFIX = "THREADKEEP_"
 CONFIG_FILE = "threadkeep.toml"
 
 CodeInterpreter = Literal["auto", "on", "off"]
+AssistantsDownloads = Literal["allow", "refuse"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "human", "json"]
 
@@ -123,6 +125,18 @@ def _database_url(value: str) -> str:
     return value
 
 
+def _blobs_url(value: str) -> str:
+    parts = _split(value)
+    shown = without_password(value)
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"'{shown}' holds more than a place; credentials are read from AWS_... variables")
+    if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1:
+        return value
+    if parts.scheme == "s3" and parts.netloc:
+        return value
+    raise ValueError(f"'{shown}' is neither a file:///folder nor an s3://bucket/prefix URL")
+
+
 def _quirks(value: str) -> str:
     from threadkeep.upstream.quirks import QUIRKS  # noqa: PLC0415 - most starts name none
 
@@ -138,9 +152,11 @@ KEY = Kind("KEY", _anything)
 FOLDER = Kind("FOLDER", _path)
 FILE = Kind("FILE", _path)
 UPSTREAM_URL = Kind("URL", _upstream_url)
+BLOBS_URL = Kind("URL", _blobs_url)
 DATABASE_URL = Kind("URL", _database_url)
 QUIRKS_NAME = Kind("NAME", _quirks)
 CODE_INTERPRETER: Kind[CodeInterpreter] = one_of(("auto", "on", "off"))
+ASSISTANTS_DOWNLOADS: Kind[AssistantsDownloads] = one_of(("allow", "refuse"))
 LOG_LEVEL: Kind[LogLevel] = one_of(("debug", "info", "warning", "error"))
 LOG_FORMAT: Kind[LogFormat] = one_of(("auto", "human", "json"))
 PORT = whole_number("PORT", 0, 65535)
@@ -196,7 +212,7 @@ class Settings:
     data_dir: Path = setting(
         FOLDER,
         Path(),
-        "The folder that holds the SQLite database and, later, files.",
+        "The folder that holds the SQLite database and the files.",
         "/var/lib/threadkeep",
         group="Data",
         default_shown="the platform's user data folder",
@@ -211,6 +227,15 @@ class Settings:
     )
     database_connections: int = setting(
         whole_number("NUMBER", 1, 1000), 8, "How many connections to PostgreSQL this node keeps.", "16", group="Data"
+    )
+    blobs_url: str | None = setting(
+        BLOBS_URL,
+        None,
+        "Where the contents of files lie: a folder or an S3 bucket, whose credentials, region and endpoint are those "
+        "of the usual AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL.",
+        "s3://bucket/prefix",
+        group="Data",
+        default_shown="the folder blobs in the data folder",
     )
     upstream_url: str | None = setting(
         UPSTREAM_URL,
@@ -284,6 +309,20 @@ class Settings:
         8 * 1024**2,
         "The longest request body that is read.",
         "4194304",
+        group="Limits",
+    )
+    max_file_bytes: int = setting(
+        whole_number("BYTES", 1024, 8 * 1024**3),
+        MAX_FILE_BYTES,
+        "The longest file that is taken in one piece.",
+        "104857600",
+        group="Limits",
+    )
+    assistants_downloads: AssistantsDownloads = setting(
+        ASSISTANTS_DOWNLOADS,
+        "allow",
+        "refuse: what was uploaded for assistants does not come back, as it was with OpenAI.",
+        "refuse",
         group="Limits",
     )
     keep_alive_seconds: float = setting(

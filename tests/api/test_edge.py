@@ -164,6 +164,8 @@ def test_a_body_that_does_not_come_is_not_waited_for(server: RunningServer) -> N
     context = api.Context(
         store=server.parts.store,
         runs=server.parts.runs,
+        contents=server.parts.contents,
+        uploads=server.parts.uploads,
         upstreams=server.parts.upstreams,
         authenticate=_anybody,
         version="x",

@@ -41,6 +41,8 @@ async def test_a_part_that_fails_is_named_and_its_cause_is_the_logs(
     context = api.Context(
         store=server.parts.store,
         runs=server.parts.runs,
+        contents=server.parts.contents,
+        uploads=server.parts.uploads,
         upstreams=server.parts.upstreams,
         authenticate=api.Authenticator(server.parts.store),
         version="x",

@@ -1,7 +1,7 @@
 """One request as an endpoint sees it, and what every endpoint may reach."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl
@@ -10,9 +10,12 @@ from starlette.types import Receive, Scope
 
 from threadkeep.api.errors import BodyTooSlow
 from threadkeep.contract.errors import InvalidRequest, TooLarge
+from threadkeep.contract.files import MAX_FILE_BYTES
 from threadkeep.contract.ids import Prefix
 from threadkeep.contract.paging import ListQuery
 from threadkeep.contract.reading import check_id, read_json, read_query
+from threadkeep.files.contents import Contents
+from threadkeep.files.uploads import Uploads
 from threadkeep.runs.lifecycle import Runs
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.upstream.upstreams import Upstreams
@@ -36,8 +39,12 @@ class Limits:
 
     # A text holds 256,000 characters of up to twelve bytes each, escaped, and create thread takes several.
     body_bytes: int = 16 * 1024 * 1024
-    # How long a body may take to arrive.
+    # How long a body may take to arrive; a file's next piece, to arrive or to be taken.
     body_s: float = 60.0
+    # How long a file may be.
+    file_bytes: int = MAX_FILE_BYTES
+    # How slowly a file may arrive, from `body_s` on. The largest takes 15 hours, less than a blob without a row lives.
+    least_bytes_per_s: int = 10_000
     # How long a stream may be silent before a comment keeps proxies and clients from giving it up.
     keep_alive_s: float = 15.0
 
@@ -48,6 +55,8 @@ class Context:
 
     store: Store
     runs: Runs
+    contents: Contents
+    uploads: Uploads
     upstreams: Upstreams
     # The project that a presented key (None: none was presented) belongs to, or `Unauthenticated`.
     authenticate: Callable[[str | None], Awaitable[str]]
@@ -55,6 +64,8 @@ class Context:
     # What `GET /health/ready` asks.
     health: Sequence[HealthPart] = ()
     limits: Limits = Limits()
+    # As OpenAI did: what was uploaded for assistants does not come back.
+    refuses_assistants_downloads: bool = False
 
 
 class ClientGone(Exception):
@@ -84,7 +95,7 @@ class Call:
 
     async def body(self, kind: type[T]) -> T:
         """The JSON body as a ``kind``. No body at all is an empty object: what may be left out may all be left out."""
-        return read_json(kind, await self._raw_body())
+        return read_json(kind, await self.raw_body())
 
     def query(self, kind: type[T]) -> T:
         return read_query(kind, self._query_pairs())
@@ -115,7 +126,32 @@ class Call:
         """What ``fn`` returns, once all it wrote is durable. It may be run more than once."""
         return await self.context.store.write(self.project, fn)
 
-    async def _raw_body(self) -> bytes:
+    async def stream(self, max_bytes: int, *, told: TooLarge) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives; ``told`` is raised when it is longer than ``max_bytes``."""
+        if (length := self.headers.get(b"content-length")) is not None and int(length) > max_bytes:
+            raise told
+        limits, clock = self.context.limits, asyncio.get_running_loop().time
+        began, size = clock(), 0
+        while True:
+            try:
+                async with asyncio.timeout(limits.body_s):
+                    message = await self._receive()
+            except TimeoutError:
+                raise _too_slow() from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece: bytes = message.get("body", b"")
+            size += len(piece)
+            if size > max_bytes:
+                raise told
+            if clock() - began > limits.body_s + size / limits.least_bytes_per_s:
+                raise _too_slow()
+            yield piece
+            if not message.get("more_body"):
+                return
+
+    async def raw_body(self) -> bytes:
+        """The body, whatever it is."""
         limit = self.context.limits.body_bytes
         # A length that is not a number never gets here: the parser refuses it.
         if (length := self.headers.get(b"content-length")) is not None and int(length) > limit:
@@ -140,7 +176,11 @@ class Call:
                         return bytes(pieces)
                     message = await self._receive()
         except TimeoutError:
-            raise BodyTooSlow("The request's body did not arrive in time.") from None
+            raise _too_slow() from None
+
+
+def _too_slow() -> BodyTooSlow:
+    return BodyTooSlow("The request's body did not arrive in time.")
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -44,6 +44,14 @@ class BodyTooSlow(ThreadkeepError):
     """The request's body did not arrive in time."""
 
 
+class RangeNotSatisfiable(ThreadkeepError):
+    """No byte of the file, which has ``size`` of them, is in the range asked for."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The range is not satisfiable: the file has {size} bytes.")
+        self.size = size
+
+
 # Classes not listed are answered as the nearest of their ancestors that is.
 TABLE: Final[dict[type[ThreadkeepError], Answered]] = {
     errors.InvalidRequest: Answered(400, "invalid_request_error"),
@@ -54,6 +62,7 @@ TABLE: Final[dict[type[ThreadkeepError], Answered]] = {
     MethodNotAllowed: Answered(405, "invalid_request_error"),
     BodyTooSlow: Answered(408, "invalid_request_error"),
     errors.TooLarge: Answered(413, "invalid_request_error"),
+    RangeNotSatisfiable: Answered(416, "invalid_request_error"),
     errors.RateLimited: Answered(429, "requests", "rate_limit_exceeded"),
     errors.UpstreamFailed: Answered(502, "server_error"),
     errors.Unavailable: Answered(503, "server_error"),
@@ -105,6 +114,8 @@ def _headers(error: ThreadkeepError) -> tuple[tuple[bytes, bytes], ...]:
             return (b"retry-after", b"%d" % seconds), (b"retry-after-ms", b"%d" % milliseconds)
         case MethodNotAllowed():
             return ((b"allow", error.allow.encode()),)
+        case RangeNotSatisfiable():
+            return ((b"content-range", b"bytes */%d" % error.size),)
         case errors.Unauthenticated():
             return ((b"www-authenticate", b"Bearer"),)
         case _:

@@ -9,14 +9,16 @@ from starlette.types import Receive, Scope, Send
 from threadkeep.api.answers import Answer, Document, send_document, send_object
 from threadkeep.api.auth import check_beta, presented_key
 from threadkeep.api.call import Call, Context
+from threadkeep.api.download import Download
 from threadkeep.api.edge import TRACE, Trace
 from threadkeep.api.errors import MethodNotAllowed
 from threadkeep.api.event_stream import EventStream
+from threadkeep.api.passthrough import PassThrough
 from threadkeep.contract.ids import Prefix
 from threadkeep.contract.reading import check_id
 from threadkeep.contract.wire import Object, Request
 
-Endpoint = Callable[[Call], Awaitable[Object | Answer[Object] | EventStream]]
+Endpoint = Callable[[Call], Awaitable[Object | Answer[Object] | EventStream | Download]]
 PublicEndpoint = Callable[[Context], Awaitable[Answer[Object] | Document]]
 
 
@@ -54,6 +56,7 @@ ID_PREFIXES: Final[dict[str, Prefix]] = {
     "message_id": "msg",
     "run_id": "run",
     "step_id": "step",
+    "upload_id": "upload",
 }
 
 
@@ -92,10 +95,12 @@ class Resource:
         for name, prefix in self._ids:
             check_id(name, path[name], prefix)
         answered = await operation.endpoint(Call(self._context, project, path, headers, scope, receive))
-        if isinstance(answered, EventStream):
+        if isinstance(answered, (EventStream, PassThrough)):
             await answered.answer(receive, send, trace.request_id)
         elif isinstance(answered, Answer):
             await send_object(send, answered.object, answered.status, answered.headers)
+        elif isinstance(answered, Download):
+            await answered.answer(receive, send, is_head=method == "HEAD")
         else:
             await send_object(send, answered)
 

@@ -7,12 +7,13 @@ from typing import Any, Final
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from threadkeep.api import assistants, health, messages, models, run_steps, runs, threads
+from threadkeep.api import assistants, files, health, messages, models, passthrough, run_steps, runs, threads, uploads
 from threadkeep.api.call import Context
 from threadkeep.api.edge import Edge
-from threadkeep.api.resource import Operation, Public, PublicEndpoint, Resource
+from threadkeep.api.resource import FormBody, Operation, Public, PublicEndpoint, Resource
 from threadkeep.contract.assistants import CreateAssistantRequest, ModifyAssistantRequest
 from threadkeep.contract.errors import NotFound
+from threadkeep.contract.files import CreateFileRequest, ListFilesQuery
 from threadkeep.contract.messages import CreateMessageRequest, ModifyMessageRequest
 from threadkeep.contract.paging import ListQuery
 from threadkeep.contract.runs import (
@@ -22,6 +23,7 @@ from threadkeep.contract.runs import (
     SubmitToolOutputsRequest,
 )
 from threadkeep.contract.threads import CreateThreadRequest, ModifyThreadRequest
+from threadkeep.contract.uploads import CompleteUploadRequest, CreateUploadRequest
 
 # Operations of one path stand together. The paths asked for most come first: a path is matched from the top.
 OPERATIONS: Final[Sequence[Operation]] = (
@@ -89,9 +91,60 @@ OPERATIONS: Final[Sequence[Operation]] = (
         body=ModifyAssistantRequest,
     ),
     Operation("DELETE", "/assistants/{assistant_id}", "deleteAssistant", assistants.delete_assistant),
+    Operation("GET", "/files", "listFiles", files.list_files, query=ListFilesQuery, in_beta=False),
+    Operation(
+        "POST", "/files", "createFile", files.create_file_, body=FormBody("file", CreateFileRequest), in_beta=False
+    ),
+    Operation("GET", "/files/{file_id}", "retrieveFile", files.retrieve_file, in_beta=False),
+    Operation("DELETE", "/files/{file_id}", "deleteFile", files.delete_file_, in_beta=False),
+    Operation("GET", "/files/{file_id}/content", "downloadFile", files.download_file, in_beta=False),
+    Operation("POST", "/uploads", "createUpload", uploads.create_upload, body=CreateUploadRequest, in_beta=False),
+    Operation(
+        "POST",
+        "/uploads/{upload_id}/parts",
+        "addUploadPart",
+        uploads.add_upload_part,
+        body=FormBody("data"),
+        in_beta=False,
+    ),
+    Operation(
+        "POST",
+        "/uploads/{upload_id}/complete",
+        "completeUpload",
+        uploads.complete_upload,
+        body=CompleteUploadRequest,
+        in_beta=False,
+    ),
+    Operation("POST", "/uploads/{upload_id}/cancel", "cancelUpload", uploads.cancel_upload, in_beta=False),
     Operation("GET", "/models", "listModels", models.list_models, in_beta=False),
     # Names of models may contain slashes.
     Operation("GET", "/models/{model:path}", "retrieveModel", models.retrieve_model, in_beta=False),
+    Operation("POST", "/chat/completions", "createChatCompletion", passthrough.create_chat_completion, in_beta=False),
+    Operation("POST", "/completions", "createCompletion", passthrough.create_completion, in_beta=False),
+    Operation("POST", "/embeddings", "createEmbedding", passthrough.create_embedding, in_beta=False),
+    Operation("POST", "/moderations", "createModeration", passthrough.create_moderation, in_beta=False),
+    # Azure's form, where the path names the model.
+    Operation(
+        "POST",
+        "/deployments/{deployment:path}/chat/completions",
+        "createDeploymentChatCompletion",
+        passthrough.create_chat_completion,
+        in_beta=False,
+    ),
+    Operation(
+        "POST",
+        "/deployments/{deployment:path}/completions",
+        "createDeploymentCompletion",
+        passthrough.create_completion,
+        in_beta=False,
+    ),
+    Operation(
+        "POST",
+        "/deployments/{deployment:path}/embeddings",
+        "createDeploymentEmbedding",
+        passthrough.create_embedding,
+        in_beta=False,
+    ),
 )
 
 # Where the operations are served; every one of them at each.

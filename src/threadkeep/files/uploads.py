@@ -81,7 +81,7 @@ class Uploads:
             upload = _pending(tx.uploads.lock(upload_id), "accept parts")
             received = tx.uploads.received(upload_id)
             if received.size + blob.size > upload.bytes:
-                raise too_many_bytes(upload.bytes)
+                raise too_many_bytes()
             if received.parts >= MAX_PARTS:
                 raise InvalidRequest(f"An upload takes at most {MAX_PARTS} parts.", param="data")
             tx.uploads.insert_part(upload_id, part.id, blob)
@@ -160,9 +160,9 @@ class Uploads:
         return digest.hexdigest()
 
 
-def too_many_bytes(declared: int) -> InvalidRequest:
+def too_many_bytes() -> InvalidRequest:
     return InvalidRequest(
-        f"The parts are larger than the upload: it was created for {declared} bytes.",
+        "The parts are larger than the upload: together they may hold the bytes that it was created for.",
         param="data",
         code="invalid_value",
     )
