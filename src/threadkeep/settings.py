@@ -99,6 +99,12 @@ def one_of(options: tuple[T, ...]) -> Kind[T]:
     return Kind("{" + ",".join(words) + "}", parse)
 
 
+def _switch(value: str) -> bool:
+    if value.lower() not in ("on", "off", "true", "false"):
+        raise ValueError(f"{_quoted(value)} is neither on nor off")
+    return value.lower() in ("on", "true")
+
+
 def _split(value: str) -> SplitResult:
     try:
         parts = urlsplit(value)
@@ -159,6 +165,7 @@ CODE_INTERPRETER: Kind[CodeInterpreter] = one_of(("auto", "on", "off"))
 ASSISTANTS_DOWNLOADS: Kind[AssistantsDownloads] = one_of(("allow", "refuse"))
 LOG_LEVEL: Kind[LogLevel] = one_of(("debug", "info", "warning", "error"))
 LOG_FORMAT: Kind[LogFormat] = one_of(("auto", "human", "json"))
+SWITCH = Kind("on|off", _switch)
 PORT = whole_number("PORT", 0, 65535)
 TOKENS = whole_number("TOKENS", 512, 100_000_000)
 
@@ -209,6 +216,14 @@ class Settings:
         group="Server",
     )
     port: int = setting(PORT, 8400, "The port to listen on; 0 takes a free one.", "8400", group="Server")
+    strict_beta: bool = setting(
+        SWITCH,
+        False,
+        "Whether calls without an OpenAI-Beta header are refused, as OpenAI refused them.",
+        "on",
+        group="Server",
+        default_shown="off",
+    )
     data_dir: Path = setting(
         FOLDER,
         Path(),
@@ -360,6 +375,8 @@ class Settings:
         value: object = getattr(self, name)
         if value is None:
             return "none"
+        if isinstance(value, bool):
+            return "on" if value else "off"
         return "***" if ROWS[name].is_secret else without_password(str(value))
 
     def secrets(self) -> list[str]:
@@ -404,7 +421,13 @@ def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
         if name in wanted:
             group = groups.get(row.group) or groups.setdefault(row.group, parser.add_argument_group(row.group))
             shown = f"{row.meaning} Default: {row.default_shown}".replace("%", "%%")
-            group.add_argument(flag(name), dest=name, metavar=row.kind.metavar, help=shown)
+            if row.kind is SWITCH:
+                # The bare flag is enough.
+                group.add_argument(
+                    flag(name), dest=name, metavar=row.kind.metavar, nargs="?", const="on", help=shown
+                )
+            else:
+                group.add_argument(flag(name), dest=name, metavar=row.kind.metavar, help=shown)
 
 
 def read_settings(
@@ -481,6 +504,8 @@ class _Reading:
                 self.problems.append(f"{file}: there is no setting '{key}'.{_did_you_mean(key, ROWS)}")
             elif key not in self.given:
                 text = value if isinstance(value, str) else _toml_number(value)
+                if isinstance(value, bool) and ROWS[key].kind is SWITCH:
+                    text = "on" if value else "off"
                 if key == "data_dir" and text is not None:
                     # Beside the file, wherever the server is started.
                     text = str(file.parent / _path(text))

@@ -1,4 +1,4 @@
-"""Whose request it is: from the key it carries to a project, and which version of the API it speaks.
+"""Whose request it is: from the key it carries to a project; and which version of the API it speaks.
 
 A key is looked up at most once a second; so a revoked one is refused everywhere within that second.
 """
@@ -6,7 +6,7 @@ A key is looked up at most once a second; so a revoked one is refused everywhere
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from threadkeep.contract.errors import InvalidRequest, Unauthenticated
 from threadkeep.storage.keys import hash_of
@@ -81,10 +81,14 @@ def presented_key(headers: Mapping[bytes, bytes]) -> str | None:
 _BETA: Final = re.compile(r"[A-Za-z0-9_.-]+=v[0-9]+")
 
 
-def check_beta(header: bytes | None) -> None:
-    """``OpenAI-Beta``: absent is accepted, as are other betas beside ``assistants=v2``."""
-    if header is None or header == b"assistants=v2":
-        return
+def spoken_version(header: bytes | None, *, is_strict: bool) -> Literal["v1", "v2"]:
+    """Which version ``OpenAI-Beta`` asks for. There may be other betas beside it; absent means the second unless
+    ``is_strict``, as OpenAI was.
+    """
+    if header == b"assistants=v2":
+        return "v2"
+    if header is None:
+        header = b""
     betas = [beta for part in header.decode("latin-1").split(",") if (beta := part.strip())]
     for beta in betas:
         if _BETA.fullmatch(beta) is None:
@@ -93,14 +97,16 @@ def check_beta(header: bytes | None) -> None:
                 "'OpenAI-Beta: example_beta=v1'.",
                 code="invalid_beta",
             )
-    if "assistants=v2" in betas or not betas:
-        return
-    if "assistants=v1" in betas:
+    if not betas and is_strict:
         raise InvalidRequest(
-            "The v1 Assistants API has been deprecated. See the migration guide for more information: "
-            "https://platform.openai.com/docs/assistants/migration.",
+            "You must provide the 'OpenAI-Beta' header to access the Assistants API. Please try again by setting the "
+            "header 'OpenAI-Beta: assistants=v2'.",
             code="invalid_beta",
         )
+    if "assistants=v2" in betas or not betas:
+        return "v2"
+    if "assistants=v1" in betas:
+        return "v1"
     name, _, _ = betas[0].partition("=")
     raise InvalidRequest(
         f"Unknown beta requested: '{betas[0] if name == 'assistants' else name}'.", code="invalid_beta"

@@ -3,17 +3,19 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope
 
 from threadkeep.api.errors import BodyTooSlow
-from threadkeep.contract.errors import InvalidRequest, TooLarge
+from threadkeep.contract.errors import InvalidRequest, ThreadkeepError, TooLarge
+from threadkeep.contract.events import Event, EventName
 from threadkeep.contract.files import MAX_FILE_BYTES
 from threadkeep.contract.ids import Prefix
 from threadkeep.contract.paging import ListQuery
 from threadkeep.contract.reading import check_id, read_json, read_query
+from threadkeep.contract.wire import Object
 from threadkeep.files.contents import Contents
 from threadkeep.files.uploads import Uploads
 from threadkeep.runs.lifecycle import Runs
@@ -61,11 +63,36 @@ class Context:
     # The project that a presented key (None: none was presented) belongs to, or `Unauthenticated`.
     authenticate: Callable[[str | None], Awaitable[str]]
     version: str
+    # Whether a call of the beta must say which version it speaks.
+    strict_beta: bool = False
     # What `GET /health/ready` asks.
     health: Sequence[HealthPart] = ()
     limits: Limits = Limits()
     # As OpenAI did: what was uploaded for assistants does not come back.
     refuses_assistants_downloads: bool = False
+
+
+class Read(Protocol):
+    def __call__(self, kind: type[T], raw: bytes, /) -> T: ...
+
+
+class Version(NamedTuple):
+    """How a version of the API is spoken. Whatever is not in here knows the second only."""
+
+    name: Literal["v1", "v2"]
+    # The request in a body.
+    read: Read
+    # An object as it is answered, an event as it is streamed, a refusal as it is worded.
+    shown: Callable[[Object], Object]
+    told: Callable[[Event], tuple[EventName, Object]]
+    blamed: Callable[[ThreadkeepError], ThreadkeepError]
+
+
+def _same(thing: T) -> T:
+    return thing
+
+
+V2: Final = Version(name="v2", read=read_json, shown=_same, told=_same, blamed=_same)
 
 
 class ClientGone(Exception):
@@ -75,7 +102,7 @@ class ClientGone(Exception):
 class Call:
     """One authenticated request. The ids in ``path`` have the form that their names ask for."""
 
-    __slots__ = ("_receive", "_scope", "context", "headers", "path", "project")
+    __slots__ = ("_receive", "_scope", "context", "headers", "path", "project", "version")
 
     def __init__(
         self,
@@ -85,17 +112,19 @@ class Call:
         headers: Mapping[bytes, bytes],
         scope: Scope,
         receive: Receive,
+        version: Version,
     ) -> None:
         self.context = context
         self.project = project
         self.path = path
         self.headers = headers
+        self.version = version
         self._scope = scope
         self._receive = receive
 
     async def body(self, kind: type[T]) -> T:
         """The JSON body as a ``kind``. No body at all is an empty object: what may be left out may all be left out."""
-        return read_json(kind, await self.raw_body())
+        return self.version.read(kind, await self.raw_body())
 
     def query(self, kind: type[T]) -> T:
         return read_query(kind, self._query_pairs())

@@ -5,13 +5,16 @@ one makes its own pieces larger and holds up nobody. A client that leaves takes 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, get_args
 
 import msgspec
 from starlette.types import Receive, Send
 
+from threadkeep.api.call import V2
 from threadkeep.api.errors import ErrorResponse, failed, refusal
-from threadkeep.contract.events import EventName
+from threadkeep.contract.events import Event, EventName
+from threadkeep.contract.wire import Object
 from threadkeep.logs import Log
 from threadkeep.runs.follow import EventLog
 
@@ -42,10 +45,17 @@ class EventStream:
         self._keep_alive_s = keep_alive_s
         self._last_sent = 0.0
 
-    async def answer(self, receive: Receive, send: Send, request_id: str) -> None:
+    async def answer(
+        self,
+        receive: Receive,
+        send: Send,
+        request_id: str,
+        told: Callable[[Event], tuple[EventName, Object]] = V2.told,
+    ) -> None:
+        """Sends the stream. ``told`` puts each event into the words of the version that the client speaks."""
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         self._last_sent = asyncio.get_running_loop().time()
-        follow = asyncio.create_task(self._follow(send))
+        follow = asyncio.create_task(self._follow(send, told))
         attend = asyncio.create_task(self._attend(receive, send))
         try:
             await asyncio.wait((follow, attend), return_when=asyncio.FIRST_COMPLETED)
@@ -59,7 +69,7 @@ class EventStream:
                 log.error("stream_failed", error=failure)
             await send({"type": "http.response.body", "body": _error_frame(refused.body)})
 
-    async def _follow(self, send: Send) -> None:
+    async def _follow(self, send: Send, told: Callable[[Event], tuple[EventName, Object]]) -> None:
         """Sends the log to its end."""
         loop, events = asyncio.get_running_loop(), self._events
         while True:
@@ -69,8 +79,9 @@ class EventStream:
             for event in events.since(self._position):
                 self._position += 1
                 piece += b"id: %d" % self._position
-                piece += _NAMED[event.name]
-                _encoder.encode_into(event.object, piece, -1)
+                name, shown = told(event)
+                piece += _NAMED[name]
+                _encoder.encode_into(shown, piece, -1)
                 piece += b"\n\n"
             if is_last:
                 piece += DONE if events.failure is None else _error_frame(failed(events.failure))

@@ -1,4 +1,7 @@
-"""From a matched path to an endpoint and back: key, beta header, ids, then the endpoint, then its answer."""
+"""From a matched path to an endpoint and back: key, beta header, ids, then the endpoint, then its answer.
+
+The one place that asks which version of the API a call speaks; everything further in speaks the second.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
@@ -7,13 +10,15 @@ from starlette.routing import PARAM_REGEX
 from starlette.types import Receive, Scope, Send
 
 from threadkeep.api.answers import Answer, Document, send_document, send_object
-from threadkeep.api.auth import check_beta, presented_key
-from threadkeep.api.call import Call, Context
+from threadkeep.api.assistants_v1 import V1
+from threadkeep.api.auth import presented_key, spoken_version
+from threadkeep.api.call import V2, Call, Context, Version
 from threadkeep.api.download import Download
 from threadkeep.api.edge import TRACE, Trace
 from threadkeep.api.errors import MethodNotAllowed
 from threadkeep.api.event_stream import EventStream
 from threadkeep.api.passthrough import PassThrough
+from threadkeep.contract.errors import NotFound, ThreadkeepError
 from threadkeep.contract.ids import Prefix
 from threadkeep.contract.reading import check_id
 from threadkeep.contract.wire import Object, Request
@@ -47,7 +52,11 @@ class Operation(NamedTuple):
     query: type[Request] | None = None
     # Whether it is ours, beside the contract.
     is_extension: bool = False
+    # The only version that has the operation; None: every one.
+    only: Literal["v1", "v2"] | None = None
 
+
+VERSIONS: Final = {version.name: version for version in (V1, V2)}
 
 # What the ids in paths begin with; a parameter that is not here may be anything.
 ID_PREFIXES: Final[dict[str, Prefix]] = {
@@ -89,20 +98,35 @@ class Resource:
         trace.operation = operation.id
         headers = headers_of(scope)
         trace.project = project = await self._context.authenticate(presented_key(headers))
-        if operation.in_beta:
-            check_beta(headers.get(b"openai-beta"))
+        version = self._version(operation, headers) if operation.in_beta else V2
         path: dict[str, str] = scope["path_params"]
         for name, prefix in self._ids:
             check_id(name, path[name], prefix)
-        answered = await operation.endpoint(Call(self._context, project, path, headers, scope, receive))
-        if isinstance(answered, (EventStream, PassThrough)):
+        try:
+            answered = await operation.endpoint(Call(self._context, project, path, headers, scope, receive, version))
+        except ThreadkeepError as error:
+            if (blamed := version.blamed(error)) is not error:
+                raise blamed from error
+            raise
+        if isinstance(answered, EventStream):
+            await answered.answer(receive, send, trace.request_id, version.told)
+        elif isinstance(answered, PassThrough):
             await answered.answer(receive, send, trace.request_id)
         elif isinstance(answered, Answer):
-            await send_object(send, answered.object, answered.status, answered.headers)
+            await send_object(send, version.shown(answered.object), answered.status, answered.headers)
         elif isinstance(answered, Download):
             await answered.answer(receive, send, is_head=method == "HEAD")
         else:
-            await send_object(send, answered)
+            await send_object(send, version.shown(answered))
+
+    def _version(self, operation: Operation, headers: Mapping[bytes, bytes]) -> Version:
+        name = spoken_version(headers.get(b"openai-beta"), is_strict=self._context.strict_beta)
+        if operation.only not in (None, name):
+            raise NotFound(
+                f"Not found: the operation {operation.id} belongs to another version of the Assistants API. "
+                f"It answers to the header 'OpenAI-Beta: assistants={operation.only}'."
+            )
+        return VERSIONS[name]
 
 
 class Public:

@@ -8,6 +8,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from threadkeep.api import assistants, files, health, messages, models, passthrough, run_steps, runs, threads, uploads
+from threadkeep.api import assistants_v1 as v1
 from threadkeep.api.call import Context
 from threadkeep.api.edge import Edge
 from threadkeep.api.resource import FormBody, Operation, Public, PublicEndpoint, Resource
@@ -116,6 +117,47 @@ OPERATIONS: Final[Sequence[Operation]] = (
         in_beta=False,
     ),
     Operation("POST", "/uploads/{upload_id}/cancel", "cancelUpload", uploads.cancel_upload, in_beta=False),
+    Operation(
+        "GET",
+        "/assistants/{assistant_id}/files",
+        "listAssistantFiles",
+        v1.list_assistant_files,
+        query=ListQuery,
+        only="v1",
+    ),
+    Operation(
+        "POST",
+        "/assistants/{assistant_id}/files",
+        "createAssistantFile",
+        v1.create_assistant_file,
+        body=v1.CreateAssistantFileRequest,
+        only="v1",
+    ),
+    Operation(
+        "GET", "/assistants/{assistant_id}/files/{file_id}", "getAssistantFile", v1.get_assistant_file, only="v1"
+    ),
+    Operation(
+        "DELETE",
+        "/assistants/{assistant_id}/files/{file_id}",
+        "deleteAssistantFile",
+        v1.delete_assistant_file,
+        only="v1",
+    ),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/messages/{message_id}/files",
+        "listMessageFiles",
+        v1.list_message_files,
+        query=ListQuery,
+        only="v1",
+    ),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/messages/{message_id}/files/{file_id}",
+        "getMessageFile",
+        v1.get_message_file,
+        only="v1",
+    ),
     Operation("GET", "/models", "listModels", models.list_models, in_beta=False),
     # Names of models may contain slashes.
     Operation("GET", "/models/{model:path}", "retrieveModel", models.retrieve_model, in_beta=False),
@@ -147,8 +189,9 @@ OPERATIONS: Final[Sequence[Operation]] = (
     ),
 )
 
-# Where the operations are served; every one of them at each.
-PREFIXES: Final[Sequence[str]] = ("/v1",)
+# Where the operations are served; every one of them at each. The last two are where clients of Azure OpenAI look,
+# in its v1 form and in its classic one, whose parameter `api-version` says nothing here.
+PREFIXES: Final[Sequence[str]] = ("/v1", "/openai/v1", "/openai")
 
 # For whoever can reach the server, without a key.
 PUBLIC: Final[Sequence[tuple[str, PublicEndpoint]]] = (
