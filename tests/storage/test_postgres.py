@@ -46,6 +46,10 @@ def backend(tx: Transaction) -> int:
     return connection.raw.info.backend_pid
 
 
+def ask(tx: Transaction) -> None:
+    execute(tx, "SELECT 1")
+
+
 def terminate_all(server: PostgresServer, database: Database) -> None:
     assert database.url is not None
     with psycopg.connect(server.url(), autocommit=True) as connection:
@@ -190,6 +194,25 @@ async def test_hanging_database_is_told_in_time_and_frees_the_thread(postgres_da
             assert await store.read(None, backend) != frozen
     finally:
         os.kill(frozen, signal.SIGCONT)
+        await store.close()
+
+
+async def test_server_that_hangs_altogether_is_told_in_time(
+    own_server: PostgresServer, postgres_database: Database
+) -> None:
+    """Also to those who wait for a thread: a new connection would hang as well."""
+    store = await open_store(own_server.create_database(), postgres_database.data_dir, connections=1)
+    frozen = [await store.read(None, backend), own_server.pid]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        outcomes = await asyncio.gather(*(store.read(None, ask) for _ in range(5)), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {Unavailable}
+        assert time.monotonic() - started < ANSWERED_WITHIN_S
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
         await store.close()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from tests.storage.conftest import Open
 from tests.support.databases import Database, execute
-from tests.support.objects import a_run, a_thread
+from tests.support.objects import a_message, a_run, a_step, a_thread, an_assistant
 from threadkeep.contract.errors import IllegalMove, InvalidRequest
 from threadkeep.contract.run_status import ACTIVE, STATUSES, TERMINAL
 from threadkeep.contract.runs import Run
@@ -159,16 +160,31 @@ async def until_somebody_waits_for_a_lock(store: Store) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_lock_keeps_another_transaction_out(open_connection: Open, database: Database, thread: Thread) -> None:
+@pytest.mark.parametrize("noun", ["assistant", "thread", "message", "run"])
+def test_lock_keeps_another_transaction_out(
+    open_connection: Open, database: Database, tx: Transaction, thread: Thread, noun: str
+) -> None:
     """In SQLite the one writer does; in PostgreSQL the row's lock must."""
     if database.is_sqlite:
         return
+    assistant, message, run = an_assistant(), a_message(thread.id), a_run(thread.id)
+    tx.assistants.insert(assistant)
+    tx.messages.insert(message)
+    tx.runs.insert(run)
+    locks: dict[str, Callable[[Transaction], object]] = {
+        "assistant": lambda tx: tx.assistants.lock(assistant.id),
+        "thread": lambda tx: tx.threads.lock(thread.id),
+        "message": lambda tx: tx.messages.lock(thread.id, message.id),
+        "run": lambda tx: tx.runs.lock(thread.id, run.id),
+    }
+    lock = locks[noun]
     holder, other = (Transaction(open_connection(), DEFAULT_PROJECT_ID) for _ in range(2))
     execute(holder, "BEGIN")
-    holder.threads.lock(thread.id)
+    lock(holder)
     execute(other, "SET lock_timeout = '100ms'")
     with pytest.raises(psycopg.errors.LockNotAvailable):
-        other.threads.lock(thread.id)
-    # A plain look is not kept waiting, nor a row that only refers to the thread.
-    other.threads.get(thread.id)
-    other.runs.insert(a_run(thread.id))
+        lock(other)
+    # A plain look is not kept waiting, nor a row that only refers to what is locked.
+    assert other.threads.get(thread.id) == thread
+    other.messages.insert(a_message(thread.id))
+    other.steps.insert(a_step(run))

@@ -28,6 +28,7 @@ from threadkeep.storage import (
     Unusable,
     open_store,
 )
+from threadkeep.storage.engine import Answers, Job
 from threadkeep.storage.sqlite import MAX_BATCH, SqliteEngine
 
 PATIENCE_S = 60
@@ -199,6 +200,18 @@ async def test_caller_that_leaves_during_its_write_harms_nobody(store: Store) ->
     await store.write(DEFAULT_PROJECT_ID, insert)
     # Cancelling does not undo: on SQLite the first write is committed before the second.
     assert await count(store) in (1, 2)
+
+
+async def test_answer_nobody_waits_for_holds_up_no_others() -> None:
+    loop = asyncio.get_running_loop()
+    left, stayed = (Job(None, lambda tx: None, loop.create_future()) for _ in range(2))
+    answers = Answers(loop)
+    left.future.cancel()
+    answers.add(left, "too late")
+    answers.add(stayed, "in time")
+    await asyncio.to_thread(answers.send)
+    async with asyncio.timeout(PATIENCE_S):
+        assert await stayed.future == "in time"
 
 
 async def test_store_keeps_no_result_alive(embedded: Store) -> None:

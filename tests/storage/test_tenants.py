@@ -1,5 +1,6 @@
 """Tenants never meet: not by id, not by search, not by a method that somebody adds later."""
 
+import re
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -69,11 +70,14 @@ def test_every_statement_names_the_project(collection: str) -> None:
 
 @pytest.mark.parametrize("collection", BOUND)
 def test_every_table_of_a_statement_is_compared_with_the_project(collection: str) -> None:
-    for name, statement in statements_of(BOUND[collection]):
+    built = threads.listing(2, True)
+    for name, statement in [*statements_of(BOUND[collection]), ("listing", built.down)]:
         sql = statement.sqlite
         for table in metadata.tables:
             if f"FROM {table}" in sql or f"UPDATE {table}" in sql:
                 assert f"{table}.project_id = :project" in sql, f"{name} reads {table} of all projects"
+            for alias in re.findall(rf"\b{table} AS (\w+)", sql):
+                assert f"{alias}.project_id = :project" in sql, f"{name} reads {table} of all projects"
 
 
 class Objects(NamedTuple):

@@ -11,7 +11,7 @@ from threadkeep.contract.threads import Thread
 from threadkeep.storage.paging import Listing, encode
 from threadkeep.storage.statements import PROJECT, Bound, Statement, Value, text
 from threadkeep.storage.tables import messages, thread_metadata, threads
-from threadkeep.storage.words import HasWords, words_of
+from threadkeep.storage.words import HasWords, Unindexed, words_of
 
 _decoder = msgspec.json.Decoder(Thread)
 _one = (threads.c.project_id == PROJECT, threads.c.id == text("id_"))
@@ -39,20 +39,24 @@ def listing(pairs: int, has_words: bool) -> Listing[Thread]:
     """Threads that carry so many pairs of metadata, and, when asked for, words in one of their messages."""
     select = sa.select(threads.c.object).where(threads.c.project_id == PROJECT)
     key = threads.c.id
-    # The first pair leads: its index holds the threads in order, and the limit ends the walk early.
+    if has_words:
+        # The words lead: few messages have them.
+        said = (
+            sa.select(messages.c.thread_id)
+            .where(Unindexed(messages.c.project_id) == PROJECT, HasWords())
+            .distinct()
+            .subquery("said")
+        )
+        select = select.join(said, said.c.thread_id == threads.c.id)
+        key = said.c.thread_id
+    # Else the first pair leads: its index holds the threads in order, and the limit ends the walk early.
     for number in range(pairs):
         pair = thread_metadata.alias(f"pair_{number}")
-        select = select.join(pair, (pair.c.project_id == PROJECT) & (pair.c.thread_id == key)).where(
+        select = select.join(pair, (pair.c.project_id == PROJECT) & (pair.c.thread_id == threads.c.id)).where(
             pair.c.key == text(f"key_{number}"), pair.c.value == text(f"value_{number}")
         )
-        if number == 0:
+        if number == 0 and not has_words:
             key = pair.c.thread_id
-    if pairs:
-        select = select.where(threads.c.id == key)
-    if has_words:
-        select = select.where(
-            threads.c.id.in_(sa.select(messages.c.thread_id).where(messages.c.project_id == PROJECT, HasWords()))
-        )
     return Listing(select, key, _decoder)
 
 

@@ -67,3 +67,24 @@ def _sqlite_has_words(_element: HasWords, compiler: SQLCompiler, **options: Any)
 def _postgres_has_words(_element: HasWords, compiler: SQLCompiler, **options: Any) -> str:
     words = compiler.process(text("words"), **options)
     return f"string_to_array(messages.words, ' ') @> string_to_array({words}, ' ')"
+
+
+class Unindexed(sa.ColumnElement[str]):
+    """The column, but no reason for SQLite to choose an index by it: it would read all messages of a project, where
+    the words have named the few rows to look at. PostgreSQL knows better by itself."""
+
+    type = sa.Text()
+    inherit_cache = False
+
+    def __init__(self, column: sa.Column[str]) -> None:
+        self.column = column
+
+
+@compiles(Unindexed, "sqlite")
+def _sqlite_unindexed(element: Unindexed, compiler: SQLCompiler, **options: Any) -> str:
+    return f"+{compiler.process(element.column, **options)}"
+
+
+@compiles(Unindexed, "postgresql")
+def _postgres_unindexed(element: Unindexed, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.column, **options)
