@@ -178,20 +178,20 @@ def entry_script(python: Path) -> str:
     )
 
 
-def install(lock: Path, site_packages: Path, base_python: str, held: tuple[int, ...]) -> None:
+def install(lock: Path, site_packages: Path, base_python: str, held: tuple[int, ...], python: Path = PYTHON) -> None:
     """With uv where there is one: quicker. It does not read pip's configuration, so not against pip's own index."""
     wanted = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(lock)]
     settings = pip_settings(os.environ, pip_configuration_files(os.environ))
     uv_knows = "index-url" not in settings or any(n in os.environ for n in ("UV_INDEX_URL", "UV_DEFAULT_INDEX"))
-    if uv_knows and succeeds(["uv", "pip", "install", "--quiet", "--python", PYTHON, *wanted], held):
+    if uv_knows and succeeds(["uv", "pip", "install", "--quiet", "--python", python, *wanted], held):
         return
     if not (site_packages / "pip").is_dir():
-        place_pip(site_packages, settings, base_python)
+        place_pip(site_packages, settings, base_python, python)
     # Settings that are right for a person's own pip and wrong for this one.
     unfit = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_CONSTRAINT", "PIP_REQUIRE_VIRTUALENV")
     environment = {name: value for name, value in os.environ.items() if name not in unfit} | {"PIP_USER": "0"}
     options = ["-qq", "--no-input", "--no-compile", "--disable-pip-version-check", "--root-user-action", "ignore"]
-    pip: list[str | Path] = [PYTHON, "-I", "-m", "pip", "install", *options, *wanted]
+    pip: list[str | Path] = [python, "-I", "-m", "pip", "install", *options, *wanted]
     if subprocess.run(pip, pass_fds=held, check=False, env=environment).returncode != 0:
         sys.exit("pip could not install what the lock names (see above). The next start tries again.")
 
@@ -204,7 +204,7 @@ def say(text: str) -> None:
 # --- pip, without pip
 
 
-def place_pip(site_packages: Path, settings: Mapping[str, str], base_python: str) -> None:
+def place_pip(site_packages: Path, settings: Mapping[str, str], base_python: str, python: Path) -> None:
     """The pinned wheel, unpacked: a wheel of pure Python is installed by no more than that. Else this Python's own."""
     import io  # noqa: PLC0415
     import zipfile  # noqa: PLC0415
@@ -219,7 +219,7 @@ def place_pip(site_packages: Path, settings: Mapping[str, str], base_python: str
             continue
         zipfile.ZipFile(io.BytesIO(wheel)).extractall(site_packages)
         return
-    if not succeeds([PYTHON, "-I", "-m", "ensurepip"]):
+    if not succeeds([python, "-I", "-m", "ensurepip"]):
         sys.exit(
             f"Found no {PIP_WHEEL} (looked where pip's configuration says), and {base_python} brings no pip:\n"
             + "\n".join(problems)

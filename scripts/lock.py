@@ -1,4 +1,6 @@
-"""Writes locks/*.txt from pyproject.toml: exact versions, the digests of every platform's files, no index's name.
+"""Writes locks/*.txt from pyproject.toml, and locks/clients/*.txt from the *.in beside each.
+
+They hold exact versions, the digests of every platform's files, and no index's name.
 
 Requirement files and not uv.lock: pip reads them too, and they do not record which index answered. With the argument
 --upgrade all versions move, without it only those that pyproject.toml asks for.
@@ -18,7 +20,8 @@ LOCKS = {
 
 def main() -> None:
     uv = shutil.which("uv") or sys.exit("./run lock needs uv (pipx install uv).")
-    for name, options in LOCKS.items():
+    clients = {f"clients/{asked.stem}": asked for asked in sorted((ROOT / "locks" / "clients").glob("*.in"))}
+    for name, asked in {**dict.fromkeys(LOCKS, ROOT / "pyproject.toml"), **clients}.items():
         # The oldest Python of requires-python; --universal keeps the markers for newer ones and other systems.
         fixed = [
             "--universal",
@@ -29,7 +32,16 @@ def main() -> None:
             ":all:",
             "--no-header",
         ]
-        command = [uv, "pip", "compile", "--quiet", "pyproject.toml", *options, *fixed, *sys.argv[1:]]
+        command = [
+            uv,
+            "pip",
+            "compile",
+            "--quiet",
+            asked.relative_to(ROOT),
+            *LOCKS.get(name, []),
+            *fixed,
+            *sys.argv[1:],
+        ]
         subprocess.run([*command, "--output-file", f"locks/{name}.txt"], cwd=ROOT, check=True)
 
 

@@ -423,9 +423,7 @@ def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
             shown = f"{row.meaning} Default: {row.default_shown}".replace("%", "%%")
             if row.kind is SWITCH:
                 # The bare flag is enough.
-                group.add_argument(
-                    flag(name), dest=name, metavar=row.kind.metavar, nargs="?", const="on", help=shown
-                )
+                group.add_argument(flag(name), dest=name, metavar=row.kind.metavar, nargs="?", const="on", help=shown)
             else:
                 group.add_argument(flag(name), dest=name, metavar=row.kind.metavar, help=shown)
 

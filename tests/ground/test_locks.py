@@ -39,7 +39,20 @@ def test_the_tests_run_with_the_versions_that_are_shipped() -> None:
     assert {name: tested[name] for name in shipped} == shipped
 
 
-@pytest.mark.parametrize("lock", ["runtime", "dev"])
+CLIENTS = [f"clients/{asked.stem}" for asked in sorted((ROOT / "locks/clients").glob("*.in"))]
+
+
+@pytest.mark.parametrize("lock", CLIENTS)
+def test_a_clients_lock_has_the_version_that_it_is_named_for(lock: str) -> None:
+    asked = re.findall(r"^([\w.-]+)==([\d.]+)$", (ROOT / f"locks/{lock}.in").read_text(), re.MULTILINE)
+
+    assert asked, f"locks/{lock}.in pins nothing"
+    assert {name: pins(lock).get(name) for name, _ in asked} == {
+        name: tuple(map(int, version.split("."))) for name, version in asked
+    }, f"locks/{lock}.txt: {REMEDY}"
+
+
+@pytest.mark.parametrize("lock", ["runtime", "dev", *CLIENTS])
 def test_a_lock_holds_digests_and_no_address(lock: str) -> None:
     text = (ROOT / f"locks/{lock}.txt").read_text()
 
