@@ -64,8 +64,7 @@ def test_the_deltas_of_a_call_say_id_and_name_once(story: Story) -> None:
         }
     ]
     assert rest == [
-        [{"index": 0, "type": "function", "function": {"arguments": piece}}]
-        for piece in ('{"city', '": "Os', 'lo"}')
+        [{"index": 0, "type": "function", "function": {"arguments": piece}}] for piece in ('{"city', '": "Os', 'lo"}')
     ]
 
 
@@ -89,9 +88,7 @@ def test_outputs_submitted_with_stream_complete_the_step_and_go_on(story: Story)
 
     stream = story.stream_outputs(asked.run_path, {call_id: "sunny"})
 
-    assert stream.names() == names_of(
-        "thread.run.step.completed", GOES_ON, text_of(2), "thread.run.completed", "done"
-    )
+    assert stream.names() == names_of("thread.run.step.completed", GOES_ON, text_of(2), "thread.run.completed", "done")
     step = stream.every("thread.run.step.completed")[0]
     assert step["id"] == asked.data("thread.run.step.created")["id"]
     assert step["completed_at"] is not None
@@ -153,9 +150,7 @@ def test_several_rounds_are_one_run(story: Story) -> None:
     third = story.stream_outputs(first.run_path, dict.fromkeys(call_ids(second.run), "rain"))
 
     assert second.names() == names_of("thread.run.step.completed", GOES_ON, calls_of(1 + 2))
-    assert third.names() == names_of(
-        "thread.run.step.completed", GOES_ON, text_of(1), "thread.run.completed", "done"
-    )
+    assert third.names() == names_of("thread.run.step.completed", GOES_ON, text_of(1), "thread.run.completed", "done")
     steps = story.steps(first.run_path)
     assert [step["type"] for step in steps] == ["tool_calls", "tool_calls", "message_creation"]
     assert [step["usage"]["total_tokens"] for step in steps] == [11, 22, 33]
@@ -174,13 +169,13 @@ def test_text_ahead_of_calls_is_a_message_of_its_own(story: Story) -> None:
     stream = story.stream_outputs(asked.run_path, dict.fromkeys(call_ids(asked.run), "sun"))
 
     assert asked.names() == names_of(CREATED, text_of(2), calls_of(1 + 3))
-    assert stream.names() == names_of(
-        "thread.run.step.completed", GOES_ON, text_of(1), "thread.run.completed", "done"
-    )
+    assert stream.names() == names_of("thread.run.step.completed", GOES_ON, text_of(1), "thread.run.completed", "done")
     # The model hears it as the one reply that it was.
     ahead, after = story.model.requests[1]["messages"][1:]
     assert (ahead["content"], len(ahead["tool_calls"]), after["role"]) == ("Let me look.", 1, "tool")
-    assert [message["content"][0]["text"]["value"] for message in story.messages(f"/threads/{asked.run['thread_id']}")] == [
+    assert [
+        message["content"][0]["text"]["value"] for message in story.messages(f"/threads/{asked.run['thread_id']}")
+    ] == [
         *("Weather in Oslo?", "Let me look.", "Sunny."),
     ]
 

@@ -83,9 +83,7 @@ def test_an_error_that_the_upstream_sends_instead_of_a_chunk(story: Story) -> No
         (Status(503), "server_error", "The server had an error processing your request"),
     ],
 )
-def test_what_the_upstream_refuses_becomes_the_last_error(
-    story: Story, answer: Status, code: str, words: str
-) -> None:
+def test_what_the_upstream_refuses_becomes_the_last_error(story: Story, answer: Status, code: str, words: str) -> None:
     story.model.says(answer)
 
     run = story.run_to_end(story.thread("Hi"))
@@ -135,7 +133,7 @@ def test_a_model_that_no_upstream_answers_fails_the_run(story: Story) -> None:
     assert "'gpt-unknown' does not exist" in run["last_error"]["message"]
 
 
-def test_an_uploaded_image_fails_the_run_and_says_why(story: Story) -> None:
+def test_an_image_that_is_not_there_fails_the_run_and_says_which(story: Story) -> None:
     parts: list[Any] = [{"type": "image_file", "image_file": {"file_id": "file-abc"}}]
     thread = story.thread()
     story.post(f"{thread}/messages", {"role": "user", "content": parts})
@@ -143,7 +141,7 @@ def test_an_uploaded_image_fails_the_run_and_says_why(story: Story) -> None:
     run = story.run_to_end(thread)
 
     assert run["last_error"]["code"] == "invalid_prompt"
-    assert "image_url" in run["last_error"]["message"]
+    assert "file-abc" in run["last_error"]["message"]
 
 
 def test_after_a_failure_the_thread_goes_on(story: Story) -> None:

@@ -162,7 +162,10 @@ def test_runs_and_steps_of_other_projects_are_not_found(story: Story) -> None:
         for place in (path, f"{path}/steps", f"{path}/steps/{step['id']}", f"{thread}/runs"):
             assert stranger.get(place).status_code == 404
         for verb in ("cancel", "submit_tool_outputs"):
-            assert stranger.post(f"{path}/{verb}", json={"tool_outputs": []} if verb != "cancel" else {}).status_code == 404
+            assert (
+                stranger.post(f"{path}/{verb}", json={"tool_outputs": []} if verb != "cancel" else {}).status_code
+                == 404
+            )
 
 
 @pytest.mark.parametrize("place", ["", "/cancel", "/steps", "/steps/step_unknown"])

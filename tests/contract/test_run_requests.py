@@ -170,7 +170,11 @@ def test_an_assistant_changed_later_does_not_change_the_run(story: Story) -> Non
 
 @pytest.mark.parametrize(
     ("instructions", "additional", "effective"),
-    [("Be kind.", "Be brief.", "Be kind.\n\nBe brief."), (None, "Be brief.", "Be brief."), ("Be kind.", "", "Be kind.")],
+    [
+        ("Be kind.", "Be brief.", "Be kind.\n\nBe brief."),
+        (None, "Be brief.", "Be brief."),
+        ("Be kind.", "", "Be kind."),
+    ],
 )
 def test_additional_instructions_are_appended(
     story: Story, instructions: str | None, additional: str, effective: str
@@ -205,9 +209,7 @@ def test_additional_messages_join_the_thread_ahead_of_the_run(story: Story) -> N
 def test_an_image_by_its_address_reaches_the_model(story: Story) -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
     thread = story.thread()
-    story.post(
-        f"{thread}/messages", {"role": "user", "content": [{"type": "text", "text": "What is this?"}, image]}
-    )
+    story.post(f"{thread}/messages", {"role": "user", "content": [{"type": "text", "text": "What is this?"}, image]})
 
     story.run_to_end(thread)
 

@@ -72,6 +72,10 @@ class ScriptedModels(ScriptedUpstream):
         self._models[model.name] = model
         return model
 
+    def adopt(self, name: str, model: ScriptedModel) -> None:
+        """Requests for ``name`` are the model's too from here on."""
+        self._models[name] = model
+
     def entry_for(self, request: Received) -> list[Step]:
         return self._models[request.body["model"]].book.entry_for(request)
 
@@ -363,7 +367,7 @@ def stage_for(
     else:
         migrated: Path = request.getfixturevalue("migrated_file")
         (folder / "threadkeep.db").write_bytes(migrated.read_bytes())
-    with serving(Settings(data_dir=folder, database_url=url, upstreams=upstreams(models.url), **settings)) as server:
+    with serving(settings_on(Database(url, folder), models, **settings)) as server:
         yield server
     if postgres is not None and url is not None:
         postgres.drop_database(url)

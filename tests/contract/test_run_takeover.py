@@ -1,0 +1,284 @@
+"""What becomes of a run whose node dies, is full, or stops: another goes on from what is stored."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.support import process
+from tests.support.databases import Database
+from tests.support.server import serving
+from tests.support.stories import (
+    CREATED,
+    FUNCTION,
+    ScriptedModel,
+    ScriptedModels,
+    Story,
+    Stream,
+    call_ids,
+    calls_of,
+    names_of,
+    settings_on,
+    text_of,
+)
+from threadkeep.upstream.scripted import Call, Gate, Say, Usage
+
+LEASE_S = 2.0
+KEY = {"authorization": "Bearer any"}
+
+
+class Node:
+    """A server process, and a client of it."""
+
+    def __init__(self, program: process.Program) -> None:
+        self.program = program
+        self.http = httpx2.Client(base_url=f"{program.url}/v1", headers=KEY, timeout=120, trust_env=False)
+
+    def kill(self) -> None:
+        self.program.process.kill()
+        self.program.wait()
+
+    def until_ended(self, run_path: str, patience_s: float = 60) -> str:
+        """The run's status, once it has ended or waits for its client."""
+        deadline = time.monotonic() + patience_s
+        while (status := self.http.get(run_path).json()["status"]) in ("queued", "in_progress", "cancelling"):
+            assert time.monotonic() < deadline, f"the run stays {status}"
+            time.sleep(0.02)
+        return status
+
+
+@contextmanager
+def node(database: Database, models: ScriptedModels, *arguments: str) -> Iterator[Node]:
+    folder = database.data_dir
+    where = ["--database-url", database.url] if database.url else []
+    # On PostgreSQL each process has a folder of its own for what is not in the database.
+    folder = folder / f"node-{time.monotonic_ns()}" if database.url else folder
+    folder.mkdir(exist_ok=True)
+    with process.started(
+        *("serve", "--port", "0", "--data-dir", str(folder), *where),
+        *("--upstream-url", models.url, "--lease-seconds", str(LEASE_S), *arguments),
+        folder=folder,
+    ) as program:
+        started = Node(program)
+        with started.http:
+            yield started
+
+
+@contextmanager
+def successor(database: Database, models: ScriptedModels, dying: Node) -> Iterator[Node]:
+    """Whoever is there once ``dying`` was killed: on PostgreSQL a node beside it, on SQLite one in its place."""
+    if database.is_sqlite:
+        dying.kill()
+        with node(database, models) as other:
+            yield other
+    else:
+        with node(database, models) as other:
+            dying.kill()
+            yield other
+
+
+@contextmanager
+def begun(at: Node, model: ScriptedModel, **assistant: object) -> Iterator[Stream]:
+    """A streamed run at a node."""
+    assistant_id = at.http.post("/assistants", json={"model": model.name, **assistant}).json()["id"]
+    thread = at.http.post("/threads", json={"messages": [{"role": "user", "content": "Hi"}]}).json()["id"]
+    body = {"assistant_id": assistant_id, "stream": True}
+    with at.http.stream("POST", f"/threads/{thread}/runs", json=body) as response:
+        yield Stream(response)
+
+
+@pytest.fixture
+def model(scripted_models: ScriptedModels) -> ScriptedModel:
+    return scripted_models.new_model()
+
+
+def test_a_run_goes_on_elsewhere_when_its_node_is_killed(
+    database: Database, scripted_models: ScriptedModels, model: ScriptedModel
+) -> None:
+    model.says([Say("half "), Gate()], Say("whole ", "answer"))
+    with node(database, scripted_models) as first, begun(first, model) as stream:
+        stream.until("thread.message.delta")
+        message_id = stream.data("thread.message.created")["id"]
+        run_path, thread = stream.run_path, stream.run_path.partition("/runs/")[0]
+        with successor(database, scripted_models, first) as second:
+            killed_at = time.monotonic()
+
+            assert second.until_ended(run_path) == "completed"
+
+            assert time.monotonic() - killed_at < LEASE_S + 2
+            messages = second.http.get(f"{thread}/messages?order=asc").json()["data"]
+            # Written anew, under the id that the first reader was told.
+            assert [message["content"][0]["text"]["value"] for message in messages] == ["Hi", "whole answer"]
+            assert messages[-1]["id"] == message_id
+            [step] = second.http.get(f"{run_path}/steps").json()["data"]
+            assert (step["status"], step["id"]) == ("completed", stream.data("thread.run.step.created")["id"])
+
+
+def test_a_step_that_was_stored_is_not_done_again(
+    database: Database, scripted_models: ScriptedModels, model: ScriptedModel
+) -> None:
+    model.says([Call("get_weather", {"city": "Oslo"}), Usage(20, 5)], [Say("half "), gate := Gate()], Say("Sunny."))
+    with node(database, scripted_models) as first:
+        with begun(first, model, tools=[FUNCTION]) as stream:
+            stream.rest()
+        outputs = [{"tool_call_id": call_id, "output": "sun"} for call_id in call_ids(stream.run)]
+        answer = first.http.post(f"{stream.run_path}/submit_tool_outputs", json={"tool_outputs": outputs})
+        assert answer.status_code == 200
+        gate.wait_reached()
+        with successor(database, scripted_models, first) as second:
+            assert second.until_ended(stream.run_path) == "completed"
+            steps = second.http.get(f"{stream.run_path}/steps?order=asc").json()["data"]
+
+    assert [(step["type"], step["status"]) for step in steps] == [
+        ("tool_calls", "completed"),
+        ("message_creation", "completed"),
+    ]
+    # The model is asked again with all that was done, not from the start.
+    assert model.requests[2]["messages"] == model.requests[1]["messages"]
+    assert [message["role"] for message in model.requests[2]["messages"]] == ["user", "assistant", "tool"]
+
+
+def test_a_successor_that_calls_instead_of_speaking_can_be_answered(
+    database: Database, scripted_models: ScriptedModels, model: ScriptedModel
+) -> None:
+    model.says([Say("half "), Gate()], Call("get_weather", {"city": "Oslo"}), Say("Sunny."))
+    with node(database, scripted_models) as first, begun(first, model, tools=[FUNCTION]) as stream:
+        stream.until("thread.message.delta")
+        run_path = stream.run_path
+        with successor(database, scripted_models, first) as second:
+            assert second.until_ended(run_path) == "requires_action"
+            run = second.http.get(run_path).json()
+            outputs = [{"tool_call_id": call_id, "output": "sun"} for call_id in call_ids(run)]
+            second.http.post(f"{run_path}/submit_tool_outputs", json={"tool_outputs": outputs})
+            assert second.until_ended(run_path) == "completed"
+            steps = second.http.get(f"{run_path}/steps?order=asc").json()["data"]
+            messages = second.http.get(f"{run_path.partition('/runs/')[0]}/messages?order=asc").json()["data"]
+
+    assert [(step["type"], step["status"]) for step in steps] == [
+        ("message_creation", "failed"),
+        ("tool_calls", "completed"),
+        ("message_creation", "completed"),
+    ]
+    assert [message["status"] for message in messages] == ["completed", "incomplete", "completed"]
+
+
+def test_a_run_cancelled_while_its_node_is_dead_ends_cancelled(
+    database: Database, scripted_models: ScriptedModels, model: ScriptedModel
+) -> None:
+    model.says([Say("half "), Gate()])
+    with node(database, scripted_models) as first, begun(first, model) as stream:
+        stream.until("thread.message.delta")
+        with successor(database, scripted_models, first) as second:
+            assert second.http.post(f"{stream.run_path}/cancel").json()["status"] == "cancelling"
+            assert second.until_ended(stream.run_path) == "cancelled"
+            [step] = second.http.get(f"{stream.run_path}/steps").json()["data"]
+
+    assert step["status"] == "cancelled"
+
+
+def test_a_node_told_to_stop_hands_its_runs_over(
+    database: Database, scripted_models: ScriptedModels, model: ScriptedModel
+) -> None:
+    model.says([Say("half "), Gate()], Say("whole"))
+    with node(database, scripted_models, "--grace-seconds", "0") as first, begun(first, model) as stream:
+        stream.until("thread.message.delta")
+        first.program.terminate()
+        stream.rest()
+
+        assert stream.names()[-1] == "error"
+        assert first.program.wait() == 0
+        with node(database, scripted_models) as second:
+            started_at = time.monotonic()
+            assert second.until_ended(stream.run_path) == "completed"
+            # Given back, not run out: nobody waits for the lease.
+            assert time.monotonic() - started_at < LEASE_S
+
+
+def test_a_node_told_to_stop_lets_its_runs_end_within_the_grace_period(
+    database: Database, scripted_models: ScriptedModels, model: ScriptedModel
+) -> None:
+    model.says([Say("Hel"), gate := Gate(), Say("lo")])
+    with node(database, scripted_models) as first, begun(first, model) as stream:
+        stream.until("thread.message.delta")
+        first.program.terminate()
+        gate.release()
+        stream.rest()
+
+        assert stream.names() == names_of(CREATED, text_of(2), "thread.run.completed", "done")
+        assert first.program.wait() == 0
+
+
+class TestFullNode:
+    """Two nodes on one database, of which the one with the listener has no room."""
+
+    @pytest.fixture
+    def here(self, postgres_database: Database, tmp_path: Path, scripted_models: ScriptedModels) -> Iterator[Story]:
+        """A story at the full node."""
+        full = settings_on(postgres_database, scripted_models, max_concurrent_runs=1)
+        free = settings_on(Database(postgres_database.url, tmp_path / "free"), scripted_models)
+        with serving(full) as first, Story(first, scripted_models) as filling, Story(first, scripted_models) as here:
+            filling.model.says(gate := Gate())
+            filling.create_run(filling.thread("Hi"))
+            gate.wait_reached()
+            with serving(free):
+                yield here
+
+    def test_another_takes_the_run_and_the_listener_hears_it_whole(self, here: Story) -> None:
+        here.model.says([Say("Hel", "lo"), Usage(5, 2)])
+        thread = here.thread("Hi")
+
+        stream = here.stream_run(thread)
+
+        assert stream.names() == names_of(CREATED, text_of(1), "thread.run.completed", "done")
+        assert stream.text == "Hello"
+        created, ended = stream.data("thread.message.created"), stream.data("thread.message.completed")
+        assert (created["content"], created["status"]) == ([], "in_progress")
+        assert here.messages(thread)[-1] == ended
+        assert stream.run == here.get(stream.run_path)
+
+    def test_calls_are_told_as_in_a_live_stream(self, here: Story) -> None:
+        here.assistant(tools=[FUNCTION])
+        here.model.says(
+            [Say("Let me look."), Call("get_weather", {"city": "Oslo"}), Call("get_weather", {"city": "Rome"})],
+            Say("Sunny."),
+        )
+
+        asked = here.stream_run(here.thread("Weather?"))
+        stream = here.stream_outputs(asked.run_path, dict.fromkeys(call_ids(asked.run), "sun"))
+
+        assert asked.names() == names_of(CREATED, text_of(1), calls_of(1))
+        assert asked.every("thread.run.step.created")[1]["step_details"] == {"type": "tool_calls", "tool_calls": []}
+        [delta] = asked.every("thread.run.step.delta")
+        calls = delta["delta"]["step_details"]["tool_calls"]
+        assert [(call["index"], call["id"]) for call in calls] == list(enumerate(call_ids(asked.run)))
+        assert stream.names() == names_of(
+            *("thread.run.step.completed", "thread.run.queued", "thread.run.in_progress"),
+            *(text_of(1), "thread.run.completed", "done"),
+        )
+
+    def test_a_failure_is_told_as_in_a_live_stream(self, here: Story) -> None:
+        here.assistant(model="offline")
+
+        stream = here.stream_run(here.thread("fail: server_error as asked"))
+
+        assert stream.names() == names_of(CREATED, "thread.run.failed", "done")
+
+    def test_a_cancel_at_the_one_reaches_the_other(self, here: Story) -> None:
+        here.model.says([Say("Hel"), gate := Gate()])
+
+        with here.streaming_run(here.thread("Hi")) as stream:
+            stream.until("thread.run.queued")
+            gate.wait_reached()
+            here.post(f"{stream.run_path}/cancel")
+            stream.rest()
+
+        assert stream.names()[-5:] == [
+            "thread.run.cancelling",
+            "thread.run.step.cancelled",
+            "thread.message.incomplete",
+            "thread.run.cancelled",
+            "done",
+        ]
