@@ -23,7 +23,7 @@ from threadkeep.contract.ids import Prefix
 from threadkeep.contract.reading import check_id
 from threadkeep.contract.wire import Object, Request
 
-Endpoint = Callable[[Call], Awaitable[Object | Answer[Object] | EventStream | Download]]
+Endpoint = Callable[[Call], Awaitable[Object | Answer[Object] | EventStream | Download | PassThrough]]
 PublicEndpoint = Callable[[Context], Awaitable[Answer[Object] | Document]]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 import urllib.request
 from collections.abc import AsyncGenerator, Mapping
@@ -41,6 +42,7 @@ _TAIL_S = 0.05
 _MOST_LESSONS = 6
 _MOST_REMEMBERED = 1000
 _AZURE_API_VERSION = "2024-10-21"
+_DEPLOYMENT = re.compile(r"[\w-][\w.-]*")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -88,15 +90,40 @@ class ChatCompletionsUpstream:
     def context_window(self, model: str) -> int:
         return self.config.window(model)
 
+    def sees(self, model: str) -> bool:
+        return self.config.sees(model)
+
+    def place(self, model: str) -> Place:
+        """``model`` by the upstream's name."""
+        return Place(self.name, self.config.host, model, self.config.secrets)
+
+    def address(self, operation: str, model: str) -> URL:
+        """Where ``operation``, a path such as ``chat/completions``, is asked of ``model``, by the upstream's name."""
+        return self._url(model, self._known(model), operation)
+
+    async def post(self, url: URL, body: bytes, headers: Mapping[str, str] | None = None) -> aiohttp.ClientResponse:
+        """One attempt: what aiohttp raises is raised. The upstream's own headers win over ``headers``."""
+        if headers:
+            own = {name.lower() for name in self._headers}
+            headers = {name: value for name, value in headers.items() if name.lower() not in own} | self._headers
+        return await self._session.get().post(
+            url,
+            data=body,
+            headers=headers or self._headers,
+            proxy=self._proxy,
+            timeout=self._timeout,
+            allow_redirects=False,
+        )
+
     async def stream(
         self, request: ChatRequest, *, deadline: float | None = None
     ) -> AsyncGenerator[list[ChatChunk], None]:
         model = self.config.name_there(request.model)
-        place = Place(self.name, self.config.host, model, self.config.secrets)
+        place = self.place(model)
         opened = await self._open(replace(request, model=model), place, deadline)
         response, quirk, read = opened.response, opened.quirk, opened.first
         answer = AnswerReader(place, thinks_aloud=quirk.thinks_aloud is not False, taken_ids=_call_ids(request))
-        silence = _Silence(response, self.config.idle_timeout_s)
+        silence = Silence(response, self.config.idle_timeout_s)
         at_end = False
         try:
             if _is_json(read, response.content_type):
@@ -149,12 +176,12 @@ class ChatCompletionsUpstream:
                 ) as response,
             ):
                 if response.status != 200:
-                    raise failures.refused(place, response.status, await _error_body(response), None)
+                    raise failures.refused(place, response.status, await error_body(response), None)
                 body = await _bounded(response, _LONGEST_MODEL_LIST)
         except TimeoutError:
             raise failures.silent(place, "did not list its models", _MODEL_LIST_TIMEOUT_S) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise failures.unreachable(place, _why(error)) from error
+            raise failures.unreachable(place, why(error)) from error
         return _listed(body, self.name)
 
     async def _open(self, request: ChatRequest, place: Place, deadline: float | None) -> _Opened:
@@ -171,14 +198,7 @@ class ChatCompletionsUpstream:
             wait_s: float | None
             try:
                 async with asyncio.timeout(config.first_byte_timeout_s):
-                    response = await self._session.get().post(
-                        self._url(model, quirk),
-                        data=_encode(sent),
-                        headers=self._headers,
-                        proxy=self._proxy,
-                        timeout=self._timeout,
-                        allow_redirects=False,
-                    )
+                    response = await self.post(self._url(model, quirk, "chat/completions"), _encode(sent))
                     try:
                         if response.status == 200:
                             first = await response.content.readany()
@@ -186,7 +206,7 @@ class ChatCompletionsUpstream:
                                 return _Opened(response, quirk, first)
                             body = b""
                         else:
-                            body = await _error_body(response)
+                            body = await error_body(response)
                     except BaseException:
                         response.close()
                         raise
@@ -197,9 +217,9 @@ class ChatCompletionsUpstream:
                 # Not repeated: the upstream has been at work all this time, and would be given the same again.
                 raise failures.silent(place, "sent no answer", config.first_byte_timeout_s) from None
             except aiohttp.ClientSSLError as error:
-                raise failures.unreachable(place, _why(error)) from error
+                raise failures.unreachable(place, why(error)) from error
             except (aiohttp.ClientError, OSError) as error:
-                failure = failures.unreachable(place, _why(error))
+                failure = failures.unreachable(place, why(error))
                 # A kept connection that the server had closed meanwhile: a new one is made at once.
                 wait_s = 0.0 if isinstance(error, aiohttp.ServerDisconnectedError) and not retries else None
             else:
@@ -236,9 +256,12 @@ class ChatCompletionsUpstream:
             self._learned.pop(next(iter(self._learned)))
         self._learned[model] = quirk
 
-    def _url(self, model: str, quirk: Quirk) -> URL:
-        base, version, segments = self._base, self.config.api_version, ["chat", "completions"]
+    def _url(self, model: str, quirk: Quirk, operation: str) -> URL:
+        base, version, segments = self._base, self.config.api_version, operation.split("/")
         if quirk.path == "deployments":
+            if not _DEPLOYMENT.fullmatch(model):
+                # Part of a path: "../x" would ask another operation, with our key.
+                raise failures.refused(self.place(model), 404, b"", None)
             version = version or _AZURE_API_VERSION
             if "deployments" not in base.parts:
                 segments = ["deployments", model, *segments]
@@ -255,7 +278,7 @@ class _Opened(msgspec.Struct, frozen=True):
     first: bytes
 
 
-class _Silence:
+class Silence:
     """Closes the response when a read waits longer than the limit.
 
     One timer per limit instead of one per read: a read only notes when it began.
@@ -332,7 +355,7 @@ def _is_json(read: bytes, content_type: str) -> bool:
     return content_type != "text/event-stream" and read.lstrip()[:1] in (b"{", b"[", b"<")
 
 
-async def _whole(response: aiohttp.ClientResponse, silence: _Silence, first: bytes) -> bytes:
+async def _whole(response: aiohttp.ClientResponse, silence: Silence, first: bytes) -> bytes:
     reads, size = [first], len(first)
     while True:
         silence.begin()
@@ -358,7 +381,7 @@ async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return b"".join(reads)[:limit]
 
 
-async def _error_body(response: aiohttp.ClientResponse) -> bytes:
+async def error_body(response: aiohttp.ClientResponse) -> bytes:
     """As much of an error's body as comes soon and is worth reading."""
     with suppress(TimeoutError, aiohttp.ClientError):
         async with asyncio.timeout(5):
@@ -407,7 +430,7 @@ def _may_help(response: aiohttp.ClientResponse, body: str) -> bool:
     return response.headers.get("x-should-retry") != "false" and "insufficient_quota" not in body
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its name could not be resolved"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

@@ -35,6 +35,8 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True):
     context_window: int | None = None
     # Our name of a model (or a pattern) -> the upstream's: {"gpt-4o": "llama3.1:8b"}.
     model_rename: Mapping[str, str] = field(default_factory=dict[str, str])
+    # Which model names, as patterns, can be shown images.
+    vision: tuple[str, ...] = ("*",)
     # Azure's `api-version`; only its classic form needs one.
     api_version: str | None = None
     # Sent with every request, for proxies that want them. Their values are treated as secrets.
@@ -43,6 +45,10 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True):
     def answers(self, model: str) -> bool:
         """Whether a model of this name is this upstream's to answer."""
         return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    def sees(self, model: str) -> bool:
+        """Whether a model of this name can be shown images."""
+        return any(fnmatchcase(model, pattern) for pattern in self.vision)
 
     def name_there(self, model: str) -> str:
         """What the upstream calls the model."""

@@ -114,7 +114,7 @@ class Place(msgspec.Struct, frozen=True):
 def refused(place: Place, status: int, body: bytes, retry_after_s: float | None) -> UpstreamFailed:
     """An answer that is an error, as a run's ``last_error``."""
     error = read_error(body)
-    said = _quote(error.message, place.secrets)
+    said = quote(error.message, place.secrets)
     if is_context_exceeded(error) and status not in (401, 403, 429):
         return UpstreamFailed(
             "invalid_prompt",
@@ -177,7 +177,7 @@ def rate_limited(place: Place, said: str, retry_after_s: float | None) -> Upstre
 def unreachable(place: Place, why: str) -> UpstreamFailed:
     return UpstreamFailed(
         "server_error",
-        f"{SERVER_ERROR}: {place} could not be reached ({_quote(why, place.secrets)}). Is it running, and is the "
+        f"{SERVER_ERROR}: {place} could not be reached ({quote(why, place.secrets)}). Is it running, and is the "
         f"upstream's URL right?",
     )
 
@@ -188,10 +188,10 @@ def silent(place: Place, what: str, seconds: float) -> UpstreamFailed:
 
 def broken(place: Place, why: str) -> UpstreamFailed:
     """The answer began and can't be used."""
-    return UpstreamFailed("server_error", f"{SERVER_ERROR}: {place} {_quote(why, place.secrets)}.")
+    return UpstreamFailed("server_error", f"{SERVER_ERROR}: {place} {quote(why, place.secrets)}.")
 
 
-def _quote(text: str, secrets: Collection[str]) -> str:
+def quote(text: str, secrets: Collection[str]) -> str:
     """One line of bounded length, struck out before it is cut, so that no half of a key remains."""
     line = " ".join(strike_out(text, secrets).split())
     return line if len(line) <= _LONGEST_QUOTE else line[: _LONGEST_QUOTE - 1] + "…"

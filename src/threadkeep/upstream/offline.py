@@ -106,6 +106,10 @@ class OfflineUpstream:
     def context_window(self, model: str) -> int:
         return DEFAULT_WINDOW
 
+    def sees(self, model: str) -> bool:
+        """It answers whoever shows it images, and says that it cannot see them."""
+        return True
+
     async def models(self) -> list[Model]:
         return list(OFFLINE_MODELS)
 

@@ -5,9 +5,10 @@
         …  # a server whose upstream is `upstream.url`
     assert upstream.requests[0].body["messages"][-1]["content"] == "Hi"
 
-Every request to ``/chat/completions`` takes the next entry of the script: a step, a list of steps, or a function that
-gets the ``Received`` request and returns steps. What a well-behaved server adds at the end (finish reason, usage when
-asked for, ``[DONE]``) is added unless the steps say otherwise. A request beyond the script is answered 500 and says so.
+Every request to ``/chat/completions`` (or ``/completions``, ``/embeddings``, ``/moderations``) takes the next entry of
+the script: a step, a list of steps, or a function that gets the ``Received`` request and returns steps. What a
+well-behaved server adds at the end (finish reason, usage when asked for, ``[DONE]``) is added unless the steps say
+otherwise. A request beyond the script is answered 500 and says so.
 
 It runs in a thread of its own, so it serves synchronous tests, asynchronous ones and servers in other processes alike;
 it is a context manager of both kinds. A ``Gate`` stops it at an exact point until the test lets it go on.
@@ -196,16 +197,20 @@ Entry = Step | Sequence[Step] | Callable[["Received"], "Step | Sequence[Step]"]
 
 # ---------------------------------------------------------------- what was received
 
+_ANSWERED = ("/completions", "/embeddings", "/moderations")
+
 
 class Received:
-    """A request to ``/chat/completions``, and what became of it."""
+    """A request, and what became of it."""
 
-    def __init__(self, path: str, query: dict[str, str], headers: dict[str, str], body: dict[str, Any]) -> None:
+    def __init__(self, path: str, query: dict[str, str], headers: dict[str, str], raw: bytes) -> None:
         self.path = path
         self.query = query
         # Names in lower case.
         self.headers = headers
-        self.body = body
+        # The body as it came.
+        self.raw = raw
+        self.body: dict[str, Any] = json.loads(raw or b"{}")
         # The client left before the answer was complete.
         self.aborted = False
         self._ended = threading.Event()
@@ -425,10 +430,10 @@ class _Connection(asyncio.Protocol):
             data = [{"id": m, "object": "model", "created": 1, "owned_by": "scripted"} for m in self._upstream.models]
             await self._send_whole(Status(200, {"object": "list", "data": data}))
             return
-        if method != "POST" or not parts.path.endswith("/chat/completions"):
+        if method != "POST" or not parts.path.endswith(_ANSWERED):
             await self._send_whole(Status(404, _envelope(404, f"no such path: {parts.path}", "not_found")))
             return
-        request = Received(parts.path, query, headers, json.loads(raw or b"{}"))
+        request = Received(parts.path, query, headers, raw)
         finished = False
         try:
             await _Answer(self, request, self._upstream.entry_for(request)).play()

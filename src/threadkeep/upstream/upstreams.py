@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from threadkeep.contract.errors import NotFound, UpstreamFailed
@@ -14,6 +14,7 @@ from threadkeep.upstream.chat import ChatChunk, ChatRequest
 from threadkeep.upstream.client import ChatCompletionsUpstream, SharedSession
 from threadkeep.upstream.config import UpstreamConfig
 from threadkeep.upstream.offline import OFFLINE_MODELS, OfflineUpstream, is_offline
+from threadkeep.upstream.relay import Operation, Relayed, relay
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ class Upstream(Protocol):
 
     def context_window(self, model: str) -> int:
         """How many tokens the model reads at once."""
+        ...
+
+    def sees(self, model: str) -> bool:
+        """Whether the model can be shown images, as far as is known: a server may still refuse them."""
         ...
 
     def stream(self, request: ChatRequest, *, deadline: float | None = None) -> AsyncGenerator[list[ChatChunk], None]:
@@ -73,7 +78,27 @@ class Upstreams:
         for upstream in self._configured:
             if upstream.config.answers(model):
                 return upstream
-        raise NotFound(f"The model '{model}' does not exist or no upstream of this server answers it.", param="model")
+        raise _no_model(model)
+
+    async def relay(
+        self, operation: Operation, model: str, body: bytes, *, named: str | None, headers: Mapping[str, str]
+    ) -> Relayed:
+        """The answer to a request that goes through as it is, ``body``, in which ``named`` is the model; ``model``
+        says who answers. The caller closes it. Raises ``NotFound`` and ``UpstreamFailed``."""
+        if is_offline(model) or not self._configured:
+            if operation != "chat/completions":
+                raise NotFound(
+                    f"The offline model chats; it does not answer /{operation}. Start the server with --upstream-url "
+                    "and name a model of that upstream.",
+                    param="model",
+                    code="model_not_found",
+                )
+            from threadkeep.upstream import offline_chat  # noqa: PLC0415 - servers with an upstream do without
+
+            return await offline_chat.answer(self._offline, model, body)
+        if (upstream := self._answerer(model)) is None:
+            raise _no_model(model)
+        return await relay(upstream, operation, model, body, named=named, headers=headers)
 
     async def models(self) -> list[Model]:
         """Every model that ``for_model`` would find, as far as the upstreams tell. One that is away does not spoil
@@ -120,3 +145,11 @@ class Upstreams:
                 extra={"action": "upstream_models_failed", "upstream": upstream.name, "cause": failure.message},
             )
             return []
+
+
+def _no_model(model: str) -> NotFound:
+    return NotFound(
+        f"The model '{model}' does not exist or no upstream of this server answers it.",
+        param="model",
+        code="model_not_found",
+    )
