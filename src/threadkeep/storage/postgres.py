@@ -43,7 +43,9 @@ _DEFAULTS = {
     "application_name": "threadkeep",
 }
 _SET_UP = (
-    "SET statement_timeout = '8s'; SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '30s'; "
+    "SET statement_timeout = '8s'; SET lock_timeout = '5s'; "
+    # A node that freezes inside a transaction holds its rows no longer than this; ours take milliseconds.
+    "SET idle_in_transaction_session_timeout = '5s'; "
     # A server may be set up to commit in memory. We are not.
     "SET synchronous_commit = on"
 )

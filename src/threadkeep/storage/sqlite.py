@@ -11,6 +11,7 @@ import os
 import socket
 import sqlite3
 import threading
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
@@ -184,6 +185,8 @@ class SqliteEngine:
         execute = connection.raw.execute
         outcomes: list[tuple[Job, Any, BaseException | None]] = []
         try:
+            # Nothing is open but after a rollback that failed.
+            _roll_back(connection.raw)
             execute("BEGIN IMMEDIATE")
             if len(batch) == 1:
                 outcomes.append((batch[0], batch[0].run(connection), None))
@@ -194,8 +197,7 @@ class SqliteEngine:
             self.commits += 1
         except BaseException as error:
             # The commit failed, or the only call, or a failure so deep that SQLite gave up the whole transaction.
-            if connection.raw.in_transaction:
-                execute("ROLLBACK")
+            _roll_back(connection.raw)
             failed = {id(job): own for job, _, own in outcomes if own is not None}
             outcomes = [(job, None, failed.get(id(job), error)) for job in batch]
         for job, result, error in outcomes:
@@ -216,6 +218,13 @@ class SqliteEngine:
             return job, None, error
         execute("RELEASE call")
         return job, result, None
+
+
+def _roll_back(raw: sqlite3.Connection) -> None:
+    """Ends a transaction that is open. A disk that fails here too must not end the thread: it may recover."""
+    if raw.in_transaction:
+        with suppress(sqlite3.Error):
+            raw.execute("ROLLBACK")
 
 
 def _told(error: BaseException) -> BaseException:

@@ -6,7 +6,6 @@ have all words asked for. User text therefore never reaches the syntax of either
 
 import re
 import unicodedata
-from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,11 +30,10 @@ _MAX_WORD = 100
 
 def words_of(value: str) -> str:
     """The distinct words in order of appearance, separated by single spaces; empty when there are none."""
-    found = (
-        match.group()[:_MAX_WORD]
-        for match in _WORD.finditer(unicodedata.normalize("NFKC", value[:_MAX_TEXT]).casefold())
-    )
-    return " ".join(dict.fromkeys(islice(found, _MAX_WORDS)))
+    value = value[:_MAX_TEXT]
+    # The quick way for ASCII gives the same words.
+    folded = value.lower() if value.isascii() else unicodedata.normalize("NFKC", value).casefold()
+    return " ".join(dict.fromkeys([word[:_MAX_WORD] for word in _WORD.findall(folded)[:_MAX_WORDS]]))
 
 
 def words_of_message(message: Message) -> str | None:
