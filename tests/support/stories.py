@@ -5,9 +5,9 @@ def test_x(story):
     stream = story.stream_run(thread)
     assert stream.names() == [...]
 
-The server and the model server are shared by a whole session. A story has a model name of its own, by which its requests
-find its script, and a project of its own. Everything that the server answers to a story is checked against the SDK's
-models on its way.
+The server and the model server are shared by a whole session. A story has a model name of its own, by which its
+requests find its script, and a project of its own. Everything that the server answers to a story is checked against the
+SDK's models on its way.
 """
 
 import json
@@ -81,8 +81,8 @@ class ScriptedModels(ScriptedUpstream):
 
 
 def upstreams(url: str) -> tuple[UpstreamConfig, ...]:
-    """Models called "tiny-…" have a window that a short thread fills. A failed call is not repeated: that is tested with
-    the client of upstreams, and takes time."""
+    """Models called "tiny-…" have a window that a short thread fills. A failed call is not repeated: that is tested
+    with the client of upstreams, and takes time."""
     shared = partial(UpstreamConfig, url=url, max_retries=0, quirks="openai")
     return (
         shared(name="scripted", models=("scripted-*",)),
@@ -374,7 +374,13 @@ def stage_for(
 
 
 def settings_on(database: Database, models: ScriptedModels, **settings: Any) -> Settings:
-    return Settings(data_dir=database.data_dir, database_url=database.url, upstreams=upstreams(models.url), **settings)
+    return Settings(
+        data_dir=database.data_dir,
+        database_url=database.url,
+        upstreams=upstreams(models.url),
+        # A run that a test left at a closed gate does not hold up the end.
+        **{"grace_seconds": 0, **settings},
+    )
 
 
 @pytest.fixture(scope="session")
