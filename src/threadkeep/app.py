@@ -69,8 +69,8 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
         parts.push_async_callback(blobs.close)
         upstreams = Upstreams(settings.upstreams, user_agent=f"threadkeep/{__version__}")
         parts.push_async_callback(upstreams.close)
-        execution = Execution(store, upstreams, lease_s=settings.lease_seconds)
         bytes_of_files = contents.Contents(store, blobs)
+        execution = Execution(store, upstreams, bytes_of_files, lease_s=settings.lease_seconds)
         verbs_of_uploads = uploads.Uploads(store, bytes_of_files)
         worker = Worker(
             store,

@@ -629,6 +629,12 @@ def _patterns(value: object) -> tuple[str, ...]:
     return tuple(str(item) for item in items)
 
 
+def _vision(value: object) -> tuple[str, ...]:
+    if isinstance(value, bool):
+        return ("*",) if value else ()
+    return _patterns(value)
+
+
 def _texts(value: object) -> dict[str, str]:
     table = cast("dict[str, object]", value) if isinstance(value, dict) else {}
     if not table or not all(isinstance(name, str) and name for name in table.values()):
@@ -653,6 +659,7 @@ UPSTREAM_KEYS: Mapping[str, UpstreamKey] = {
     "quirks": UpstreamKey(
         "quirks", _text_of(QUIRKS_NAME), "What kind of server it is, if its URL does not tell.", '"vllm"'
     ),
+    "vision": UpstreamKey("vision", _vision, "Which of its models can be shown images; false: none.", '["llava*"]'),
     "context_window": UpstreamKey("context_window", _text_of(TOKENS), "How many tokens its models take.", "32768"),
     "connect_timeout_seconds": UpstreamKey(
         "connect_timeout_s", _as_general("connect_timeout_seconds"), "As the general setting.", "5"

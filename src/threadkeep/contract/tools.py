@@ -136,7 +136,8 @@ class TruncationStrategy(Request):
             raise FieldRefused("last_messages", "Invalid '{param}': only allowed when 'type' is 'last_messages'.")
 
 
-FileIds = Annotated[list[str], Meta(max_length=20)]
+MAX_CODE_FILES = 20
+FileIds = Annotated[list[str], Meta(max_length=MAX_CODE_FILES)]
 VectorStoreIds = Annotated[list[str], Meta(max_length=1)]
 
 

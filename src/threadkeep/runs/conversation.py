@@ -30,7 +30,7 @@ def create_thread(tx: Transaction, request: CreateThreadRequest, *, param: str =
         tool_resources=resources.created(request.tool_resources, param=f"{param}tool_resources"),
     )
     tx.threads.insert(thread)
-    append_messages(tx, thread.id, request.messages or ())
+    thread, _ = append_messages(tx, thread, request.messages or ())
     return thread
 
 
@@ -48,16 +48,21 @@ def modify_thread(tx: Transaction, thread_id: str, request: ModifyThreadRequest)
 
 def add_message(tx: Transaction, thread_id: str, request: CreateMessageRequest) -> Message:
     """``createMessage``: refused while a run is active on the thread."""
-    tx.threads.lock(thread_id)
+    thread = tx.threads.lock(thread_id)
     if (active := tx.runs.active(thread_id)) is not None:
         raise InvalidRequest(f"Can't add messages to {thread_id} while a run {active.id} is active.")
-    [message] = append_messages(tx, thread_id, [request])
+    _, [message] = append_messages(tx, thread, [request])
     return message
 
 
-def append_messages(tx: Transaction, thread_id: str, requests: Sequence[CreateMessageRequest]) -> list[Message]:
-    """Adds messages in the order given. The caller holds the thread's lock, or has just made the thread."""
-    last = tx.messages.last_id(thread_id) if requests else None
+def append_messages(
+    tx: Transaction, thread: Thread, requests: Sequence[CreateMessageRequest]
+) -> tuple[Thread, list[Message]]:
+    """Adds messages in the order given. The caller holds the thread's lock, or has just made the thread.
+
+    The thread comes back changed where files were attached for its tools.
+    """
+    last = tx.messages.last_id(thread.id) if requests else None
     messages: list[Message] = []
     for request in requests:
         last = id_after("msg", last)
@@ -65,7 +70,7 @@ def append_messages(tx: Transaction, thread_id: str, requests: Sequence[CreateMe
         message = Message(
             id=last,
             created_at=now,
-            thread_id=thread_id,
+            thread_id=thread.id,
             status="completed",
             incomplete_details=None,
             completed_at=now,
@@ -82,7 +87,12 @@ def append_messages(tx: Transaction, thread_id: str, requests: Sequence[CreateMe
         )
         tx.messages.insert(message)
         messages.append(message)
-    return messages
+    attached = [attachment for message in messages for attachment in message.attachments]
+    tools = resources.with_attached(thread.tool_resources, attached)
+    if tools is not thread.tool_resources:
+        thread = msgspec.structs.replace(thread, tool_resources=tools)
+        tx.threads.replace(thread)
+    return thread, messages
 
 
 def _content(request: CreateMessageRequest) -> list[Content]:

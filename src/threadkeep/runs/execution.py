@@ -11,13 +11,15 @@ from typing import Final, NamedTuple
 
 from threadkeep.contract.errors import IllegalMove, LeaseLost, NotFound, ThreadkeepError, Unavailable, UpstreamFailed
 from threadkeep.contract.runs import LastError, Run, RunIncompleteDetails, Usage
+from threadkeep.files.contents import Contents
 from threadkeep.logs import Log, bound
 from threadkeep.storage.store import Store
 from threadkeep.tools.toolbox import Toolbox
-from threadkeep.upstream.chat import ChatRequest
+from threadkeep.upstream.chat import ChatMessage, ChatRequest
 from threadkeep.upstream.upstreams import Upstream, Upstreams
 from threadkeep.worker import Held
 
+from . import pictures
 from . import prompt as prompts
 from .follow import EventLog
 from .journal import Journal
@@ -52,9 +54,10 @@ class Prepared(NamedTuple):
 class Execution:
     """Executes runs on this node."""
 
-    def __init__(self, store: Store, upstreams: Upstreams, *, lease_s: float) -> None:
+    def __init__(self, store: Store, upstreams: Upstreams, contents: Contents, *, lease_s: float) -> None:
         self._store = store
         self._upstreams = upstreams
+        self._contents = contents
         self._lease_s = lease_s
         # The logs of runs that have readers here and wait for a node with room, by run id.
         self.awaited: dict[str, EventLog] = {}
@@ -193,7 +196,8 @@ class Execution:
             budget = _budget(run, upstream, used)
             for _ in range(_MAX_SHORTENINGS):
                 prompt = await self._prompt(journal, budget)
-                request = prompts.request(run, prompt, toolbox, max_completion_tokens=room)
+                messages = await self._with_images(prompt, run, upstream)
+                request = prompts.request(run, prompt, messages, toolbox, max_completion_tokens=room)
                 try:
                     return await self._listen(journal, upstream, request, prompt, toolbox, beginning)
                 except UpstreamFailed as failure:
@@ -215,6 +219,16 @@ class Execution:
                 tx, run, journal.steps, budget=budget, hard_limit=run.max_prompt_tokens is not None
             ),
         )
+
+    async def _with_images(self, prompt: Prompt, run: Run, upstream: Upstream) -> list[ChatMessage]:
+        """The prompt's messages with the images that they show, for a model that can see them."""
+        if prompt.has_images and not upstream.sees(run.model):
+            raise UpstreamFailed(
+                "invalid_prompt",
+                f"The model '{run.model}' cannot see images, and messages of this thread show some. Use a model that "
+                "can, or delete those messages.",
+            )
+        return await pictures.filled_in(prompt.messages, prompt.shown, self._contents)
 
     async def _listen(
         self,

@@ -65,7 +65,7 @@ class Runs:
 
         def write(tx: Transaction) -> tuple[Run, list[Event]]:
             thread = tx.threads.lock(thread_id)
-            run = self._insert(tx, thread, request, thread.tool_resources)
+            run = self._insert(tx, thread, request, named=None)
             return run, [Event("thread.run.created", run), Event("thread.run.queued", run)]
 
         return await self._start(project, write)
@@ -76,7 +76,7 @@ class Runs:
         def write(tx: Transaction) -> tuple[Run, list[Event]]:
             thread = create_thread(tx, request.thread or CreateThreadRequest(), param="thread.")
             named = resources.modified(thread.tool_resources, request.tool_resources or UNSET)
-            run = self._insert(tx, thread, request, named)
+            run = self._insert(tx, thread, request, named=named)
             return run, [
                 Event("thread.created", thread),
                 Event("thread.run.created", run),
@@ -155,12 +155,20 @@ class Runs:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
 
-    def _insert(self, tx: Transaction, thread: Thread, request: RunOverrides, named: ToolResources) -> Run:
+    def _insert(self, tx: Transaction, thread: Thread, request: RunOverrides, *, named: ToolResources | None) -> Run:
+        """``named``: the resources that the request names for the run; without any they are the thread's."""
         assistant = tx.assistants.get(request.assistant_id)
         if isinstance(request, CreateRunRequest):
             # Ahead of the run: an active one refuses both together.
-            append_messages(tx, thread.id, request.additional_messages or ())
-        run = _new_run(tx, thread.id, assistant, request, resources=named, expires_s=self._run_expires_s)
+            thread, _ = append_messages(tx, thread, request.additional_messages or ())
+        run = _new_run(
+            tx,
+            thread.id,
+            assistant,
+            request,
+            resources=thread.tool_resources if named is None else named,
+            expires_s=self._run_expires_s,
+        )
         tx.runs.insert(run)
         return run
 

@@ -24,6 +24,9 @@ from threadkeep.storage.store import Transaction
 from threadkeep.tools.toolbox import Toolbox
 from threadkeep.upstream import chat
 
+from . import pictures
+from .pictures import Pictures
+
 # What a message costs beside its text, and an image of unknown size.
 _MESSAGE_TOKENS: Final = 4
 _IMAGE_TOKENS: Final = 800
@@ -49,13 +52,32 @@ def estimate_tokens(text: str) -> int:
 class Prompt:
     """The messages of one model call, with their estimated size."""
 
-    def __init__(self, messages: list[chat.ChatMessage], tokens: int, *, dropped: bool, droppable: bool) -> None:
+    def __init__(
+        self,
+        messages: list[chat.ChatMessage],
+        tokens: int,
+        *,
+        shown: dict[int, Pictures],
+        dropped: bool,
+        droppable: bool,
+    ) -> None:
         self.messages = messages
+        # The uploaded images, by the place of their message: their parts stand empty until `pictures.filled_in`.
+        self.shown = shown
         self.tokens = tokens
         # Older messages were left out to fit the budget.
         self.dropped = dropped
         # There are messages left that a smaller budget could leave out.
         self.droppable = droppable
+
+    @property
+    def has_images(self) -> bool:
+        return any(
+            isinstance(part, chat.ImagePart)
+            for message in self.messages
+            if isinstance(message, chat.UserMessage) and isinstance(message.content, list)
+            for part in message.content
+        )
 
 
 def build(tx: Transaction, run: Run, steps: Sequence[RunStep], *, budget: int, hard_limit: bool) -> Prompt:
@@ -69,7 +91,8 @@ def build(tx: Transaction, run: Run, steps: Sequence[RunStep], *, budget: int, h
     fixed = sum(map(_tokens, head)) + sum(map(_tokens, tail))
     most = run.truncation_strategy.last_messages
     history: list[chat.ChatMessage] = []
-    spent, dropped = fixed, False
+    shown: list[Pictures] = []
+    spent, bytes_shown, dropped = fixed, 0, False
     for message in tx.messages.newest_first(run.thread_id):
         if message.run_id == run.id or message.status == "in_progress":
             continue
@@ -82,21 +105,47 @@ def build(tx: Transaction, run: Run, steps: Sequence[RunStep], *, budget: int, h
         if history and spent + cost > budget:
             dropped = True
             break
+        # Only what fits is looked for: an image that is gone spoils no prompt that would leave it out.
+        seen = pictures.shown_in(tx, message)
+        bytes_shown += pictures.size_of(seen)
+        if bytes_shown > pictures.MAX_PROMPT_BYTES:
+            if not history:
+                raise UpstreamFailed("invalid_prompt", f"The images of message {message.id} are too large together.")
+            dropped = True
+            break
         history.append(said)
+        shown.append(seen)
         spent += cost
     if hard_limit and spent > budget:
         raise TokenLimitReached("max_prompt_tokens")
     history.reverse()
-    return Prompt(head + history + tail, spent, dropped=dropped, droppable=len(history) > 1 and most is None)
+    shown.reverse()
+    return Prompt(
+        head + history + tail,
+        spent,
+        shown={place: seen for place, seen in enumerate(shown, len(head)) if seen},
+        dropped=dropped,
+        droppable=len(history) > 1 and most is None,
+    )
 
 
-def request(run: Run, prompt: Prompt, toolbox: Toolbox, *, max_completion_tokens: int | None) -> chat.ChatRequest:
-    """The model call itself, with the settings the run echoes. Settings at their defaults are left out."""
+def request(
+    run: Run,
+    prompt: Prompt,
+    messages: list[chat.ChatMessage],
+    toolbox: Toolbox,
+    *,
+    max_completion_tokens: int | None,
+) -> chat.ChatRequest:
+    """The model call itself, with the settings the run echoes. Settings at their defaults are left out.
+
+    ``messages`` are those of the prompt with its images filled in.
+    """
     tools = [chat.ChatTool(_function(definition)) for definition in toolbox.definitions] or None
     called_before = any(isinstance(message, chat.ToolMessage) for message in prompt.messages)
     return chat.ChatRequest(
         model=run.model,
-        messages=prompt.messages,
+        messages=messages,
         tools=tools,
         tool_choice=_tool_choice(run, called_before=called_before) if tools else None,
         parallel_tool_calls=False if tools and not run.parallel_tool_calls else None,
@@ -148,12 +197,9 @@ def _said(message: Message) -> chat.ChatMessage | None:
         match part:
             case ImageUrlContent(image_url=image):
                 parts.append(chat.ImagePart(chat.ImageUrl(image.url, image.detail)))
-            case ImageFileContent():
-                raise UpstreamFailed(
-                    "invalid_prompt",
-                    f"Message {message.id} shows an uploaded image, which this server cannot pass to a model. "
-                    "Use an 'image_url' part, or delete the message.",
-                )
+            case ImageFileContent(image_file=image):
+                # Filled in when the transaction is over.
+                parts.append(chat.ImagePart(chat.ImageUrl("", image.detail)))
             case _:
                 parts.append(chat.TextPart(_text(part) or ""))
     match parts:

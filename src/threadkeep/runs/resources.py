@@ -1,10 +1,16 @@
 """Tool resources of assistants, threads and runs: how requests make and change them."""
 
+from collections.abc import Sequence
+
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from threadkeep.contract.errors import InvalidRequest
+from threadkeep.contract.messages import MessageAttachment
 from threadkeep.contract.tools import (
+    MAX_CODE_FILES,
     CodeInterpreterResources,
+    CodeInterpreterTool,
     CreateToolResources,
     FileSearchResources,
     ModifyToolResources,
@@ -27,6 +33,32 @@ def created(request: CreateToolResources | None, *, param: str = "tool_resources
         code_interpreter=CodeInterpreterResources(file_ids=code.file_ids or []) if code else UNSET,
         file_search=FileSearchResources(vector_store_ids=search.vector_store_ids or []) if search else UNSET,
     )
+
+
+def with_attached(current: ToolResources, attachments: Sequence[MessageAttachment]) -> ToolResources:
+    """``current`` with the files that messages bring for the code interpreter, each once.
+
+    What is attached for file search is kept with its message only: this server keeps no vector stores.
+    """
+    brought = [
+        attachment.file_id
+        for attachment in attachments
+        if any(isinstance(tool, CodeInterpreterTool) for tool in attachment.tools)
+    ]
+    if not brought:
+        return current
+    there = [] if current.code_interpreter is UNSET else current.code_interpreter.file_ids
+    file_ids = list(dict.fromkeys([*there, *brought]))
+    if len(file_ids) > MAX_CODE_FILES:
+        raise InvalidRequest(
+            f"Invalid 'attachments': a thread's code interpreter takes at most {MAX_CODE_FILES} files, but with these "
+            f"it would have {len(file_ids)}.",
+            param="attachments",
+            code="array_above_max_length",
+        )
+    if len(file_ids) == len(there):
+        return current
+    return msgspec.structs.replace(current, code_interpreter=CodeInterpreterResources(file_ids=file_ids))
 
 
 def modified(current: ToolResources, request: ModifyToolResources | UnsetType | None) -> ToolResources:
