@@ -34,12 +34,12 @@ class Ready(Object):
     parts: dict[str, PartState]
 
 
-async def live(context: Context) -> Answer[Live]:
+async def liveness(context: Context) -> Answer[Live]:
     """The process answers."""
     return Answer(Live(version=context.version))
 
 
-async def ready(context: Context) -> Answer[Ready]:
+async def readiness(context: Context) -> Answer[Ready]:
     """Every part that the server needs is well: 200; else 503."""
     states = await asyncio.gather(*(_state(part) for part in context.health))
     by_name = {part.name: state for part, state in zip(context.health, states, strict=True)}

@@ -11,6 +11,7 @@ from threadkeep.api import assistants, files, health, messages, models, passthro
 from threadkeep.api import assistants_v1 as v1
 from threadkeep.api.call import Context
 from threadkeep.api.edge import Edge
+from threadkeep.api.reference import Reference
 from threadkeep.api.resource import FormBody, Operation, Public, PublicEndpoint, Resource
 from threadkeep.contract.assistants import CreateAssistantRequest, ModifyAssistantRequest
 from threadkeep.contract.errors import NotFound
@@ -193,11 +194,13 @@ OPERATIONS: Final[Sequence[Operation]] = (
 # in its v1 form and in its classic one, whose parameter `api-version` says nothing here.
 PREFIXES: Final[Sequence[str]] = ("/v1", "/openai/v1", "/openai")
 
-# For whoever can reach the server, without a key.
-PUBLIC: Final[Sequence[tuple[str, PublicEndpoint]]] = (
-    ("/health/live", health.live),
-    ("/health/ready", health.ready),
+_HEALTH: Final[Sequence[tuple[str, PublicEndpoint]]] = (
+    ("/health/live", health.liveness),
+    ("/health/ready", health.readiness),
 )
+REFERENCE: Final = Reference(OPERATIONS, _HEALTH, PREFIXES[0])
+# For whoever can reach the server, without a key.
+PUBLIC: Final[Sequence[tuple[str, PublicEndpoint]]] = REFERENCE.public
 
 
 def build(context: Context, *, lifespan: Lifespan[Any] | None = None) -> ASGIApp:

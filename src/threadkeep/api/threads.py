@@ -19,7 +19,9 @@ T = TypeVar("T")
 class ListThreadsQuery(ListQuery):
     """``GET /threads``, an extension: threads that carry all of the metadata and have a message with all the words."""
 
+    # Pairs that a thread's metadata must have, all of them.
     metadata: dict[str, str] | None = None
+    # Words that one message of the thread must have, all of them.
     q: Annotated[str, Meta(max_length=1_000)] | None = None
 
 

@@ -4,7 +4,7 @@ The v1 beta converted scalars, later versions refused them. Both kinds of client
 and numbers are rendered as JSON writes them (``true``, ``4.5``). Anything nested is refused.
 """
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -16,6 +16,18 @@ Attributes = dict[str, str | float | bool]
 MAX_PAIRS: Final = 16
 MAX_KEY_LENGTH: Final = 64
 MAX_VALUE_LENGTH: Final = 512
+
+# Of a request: checked below, in the contract's words; what stands here is for those who read about it.
+GivenMetadata = Annotated[
+    dict[str, Any],
+    msgspec.Meta(
+        description="Keys have at most 64 characters, values 512. Numbers and booleans become strings.",
+        extra_json_schema={
+            "additionalProperties": {"type": ["string", "number", "boolean"]},
+            "maxProperties": MAX_PAIRS,
+        },
+    ),
+]
 
 _NAMES: Final[dict[type, str]] = {dict: "an object", list: "an array", type(None): "null"}
 
@@ -96,7 +108,7 @@ def _wrong_type(param: str, expected: str, value: object) -> FieldRefused:
 class CarriesMetadata(Request):
     """A request with metadata. After decoding the values are strings; absent and null both mean none."""
 
-    metadata: dict[str, Any] | None = None
+    metadata: GivenMetadata | None = None
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "metadata", as_strings(self.metadata))
@@ -105,7 +117,7 @@ class CarriesMetadata(Request):
 class ModifiesMetadata(Request):
     """A request that replaces the metadata when it names it; null empties it, absent leaves it."""
 
-    metadata: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    metadata: GivenMetadata | msgspec.UnsetType | None = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.metadata is not msgspec.UNSET:

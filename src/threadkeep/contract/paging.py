@@ -13,6 +13,7 @@ T = TypeVar("T")
 class ListQuery(Request):
     """Query parameters that every cursor-paged list takes."""
 
+    # The most that the page may hold.
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
     # By creation; newest first unless asked otherwise.
     order: Literal["asc", "desc"] = "desc"

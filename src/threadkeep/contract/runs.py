@@ -118,16 +118,21 @@ class RunOverrides(CarriesMetadata):
     """What both ways to create a run may say of it; null and absent mean the assistant's own setting."""
 
     assistant_id: str
+    # In place of the assistant's own; so are the next ones.
     model: str | None = None
     instructions: Instructions | None = None
     tools: RunTools | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
+    # Whether to answer with the run's events as they happen, instead of the run as it begins.
     stream: bool | None = None
+    # Of all calls of the model together; the run that needs more ends `incomplete`.
     max_prompt_tokens: TokenLimit | None = None
+    # Likewise, of what the model writes.
     max_completion_tokens: TokenLimit | None = None
     truncation_strategy: TruncationStrategy | None = None
     tool_choice: ToolChoice | None = None
+    # Whether the model may call several tools at once.
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     # The schema has it for create run only.
