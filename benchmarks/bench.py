@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -332,12 +333,13 @@ class Bench:
 
     async def _turns_at(self, at_once: int, assistant_id: str, connections: Pool, direct: Pool) -> None:
         count = self._many(400, at_once)
-        threads = await self._threads(connections, at_once)
+        # Each is good for about ten turns: a conversation, and not one that only grows.
+        threads = deque(await self._threads(connections, max(at_once, count // 10)))
         polls = 0
 
         async def turn(_: int) -> None:
             nonlocal polls
-            thread_id = threads.pop()
+            thread_id = threads.popleft()
             async with connections.one() as connection:
                 await connection.call("POST", f"/threads/{thread_id}/messages", HELLO)
                 run = await connection.call("POST", f"/threads/{thread_id}/runs", {"assistant_id": assistant_id})
@@ -519,7 +521,8 @@ async def long_thread(database_url: str | None, data_dir: Path, length: int) -> 
             metadata={},
         )
 
-    began, block = time.perf_counter(), 5_000
+    # Small enough that PostgreSQL, too, is done with one long before the store gives up waiting for it.
+    began, block = time.perf_counter(), 1_000
     for start in range(0, length, block):
 
         def insert(tx: Transaction, numbers: range = range(start, min(start + block, length))) -> None:
@@ -560,7 +563,9 @@ def main() -> None:
         "--only", nargs="+", choices=SCENARIOS, default=SCENARIOS, metavar="SCENARIO", help=str(SCENARIOS)
     )
     parser.add_argument("--long", type=int, default=1_000_000, help="messages of the long thread (default: 1,000,000)")
-    parser.add_argument("--pause-ms", type=int, default=20, help="between the words of a slow stream (default: 20)")
+    parser.add_argument(
+        "--pause-ms", type=int, nargs="+", default=[5, 20], help="between the words of slow streams (default: 5 20)"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="times as many operations as usual")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     arguments = parser.parse_args()
@@ -593,7 +598,8 @@ def main() -> None:
                 if "streams" in arguments.only:
                     await bench.streams(0)
                 if "slow-streams" in arguments.only:
-                    await bench.streams(arguments.pause_ms)
+                    for pause_ms in arguments.pause_ms:
+                        await bench.streams(pause_ms)
                 await bench.idle("Idle, after all this")
 
             await with_server(data_dir, used, run)
