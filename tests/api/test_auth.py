@@ -1,5 +1,7 @@
 """Keys, projects and the beta header."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -178,11 +180,12 @@ def test_the_header_may_come_twice(client: httpx2.Client) -> None:
             "v1",
             "Invalid beta header provided: 'v1'. The header should be in the format 'OpenAI-Beta: example_beta=v1'.",
         ),
+        ("realtime=v1, assistants=v3", "Unknown beta requested: 'realtime'."),
         (
-            "assistants=v1",
+            "assistants=v2; realtime",
             (
-                "The v1 Assistants API has been deprecated. See the migration guide for more information: "
-                "https://platform.openai.com/docs/assistants/migration."
+                "Invalid beta header provided: 'assistants=v2; realtime'. The header should be in the format "
+                "'OpenAI-Beta: example_beta=v1'."
             ),
         ),
     ],
@@ -193,5 +196,60 @@ def test_other_versions_are_refused(client: httpx2.Client, header: str, message:
     assert error == invalid(message, code="invalid_beta")
 
 
+@pytest.mark.parametrize("header", ["assistants=v1", "realtime=v1, assistants=v1", "assistants=v1,"])
+def test_the_first_version_is_spoken(client: httpx2.Client, header: str) -> None:
+    client.post("/threads")
+
+    [thread] = client.get("/threads", headers={"openai-beta": header}).json()["data"]
+
+    assert "tool_resources" not in thread
+
+
+def test_of_both_versions_the_second_is_spoken(client: httpx2.Client) -> None:
+    client.post("/threads")
+
+    for header in ("assistants=v1, assistants=v2", "assistants=v2, assistants=v1"):
+        [thread] = client.get("/threads", headers={"openai-beta": header}).json()["data"]
+        assert "tool_resources" in thread
+
+
+@pytest.mark.parametrize("path", ["/assistants/asst_x/files", "/threads/thread_x/messages/msg_x/files/file-a"])
+@pytest.mark.parametrize("headers", [{}, {"openai-beta": "assistants=v2"}])
+def test_what_only_the_first_version_has_is_not_found_in_the_second(
+    client: httpx2.Client, path: str, headers: dict[str, str]
+) -> None:
+    error = refused(client.get(path, headers=headers), 404)
+
+    assert error["message"].endswith("It answers to the header 'OpenAI-Beta: assistants=v1'.")
+
+
+@pytest.fixture(scope="module")
+def strict_server(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("strict")
+    shutil.copy(migrated_file, folder / "threadkeep.db")
+    with serving(Settings(data_dir=folder, strict_beta=True)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("headers", [{}, {"openai-beta": ""}, {"openai-beta": ","}])
+def test_a_strict_server_wants_the_header(strict_server: RunningServer, headers: dict[str, str]) -> None:
+    with strict_server.client() as client:
+        error = refused(client.get("/threads", headers=headers), 400)
+
+    assert error == invalid(
+        "You must provide the 'OpenAI-Beta' header to access the Assistants API. Please try again by setting the "
+        "header 'OpenAI-Beta: assistants=v2'.",
+        code="invalid_beta",
+    )
+
+
+def test_a_strict_server_takes_both_versions_and_what_is_not_in_the_beta(strict_server: RunningServer) -> None:
+    with strict_server.client() as client:
+        for version in ("v1", "v2"):
+            assert client.get("/threads", headers={"openai-beta": f"assistants={version}"}).status_code == 200
+        assert client.get("/models").status_code == 200
+
+
 def test_the_header_means_nothing_outside_the_beta(client: httpx2.Client) -> None:
-    assert client.get("/models", headers={"openai-beta": "assistants=v1"}).status_code == 200
+    for header in ("assistants=v1", "assistants=v3", "nonsense"):
+        assert client.get("/models", headers={"openai-beta": header}).status_code == 200

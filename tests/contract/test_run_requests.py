@@ -242,6 +242,23 @@ def test_tool_resources_of_the_thread_are_shown_on_the_run(story: Story) -> None
     assert run["tool_resources"] == {"code_interpreter": {"file_ids": ["file-a"]}}
 
 
+def test_tool_resources_of_the_assistant_are_shown_beside_them_each_once(story: Story) -> None:
+    story.assistant(
+        tool_resources={
+            "code_interpreter": {"file_ids": ["file-b", "file-a"]},
+            "file_search": {"vector_store_ids": ["vs_a"]},
+        }
+    )
+    thread = story.post("/threads", {"tool_resources": {"code_interpreter": {"file_ids": ["file-a", "file-c"]}}})
+
+    run = story.run_to_end(f"/threads/{thread['id']}")
+
+    assert run["tool_resources"] == {
+        "code_interpreter": {"file_ids": ["file-b", "file-a", "file-c"]},
+        "file_search": {"vector_store_ids": ["vs_a"]},
+    }
+
+
 def test_an_unknown_assistant_or_thread_is_refused(story: Story) -> None:
     thread = story.thread("Hi")
 

@@ -29,7 +29,7 @@ from threadkeep.contract.messages import Message
 from threadkeep.contract.metadata import CarriesMetadata, Metadata, ModifiesMetadata
 from threadkeep.contract.models import Deleted
 from threadkeep.contract.paging import ListQuery, Page, page_of
-from threadkeep.contract.reading import check_id, read_json
+from threadkeep.contract.reading import MAX_ID_LENGTH, check_id, read_json
 from threadkeep.contract.run_status import RunStatus
 from threadkeep.contract.tools import TruncationStrategy
 from threadkeep.contract.wire import Object, Request, absent_if_null
@@ -317,11 +317,20 @@ UPGRADES: Final[dict[type, Upgrade]] = {
 }
 
 
+class Misread(InvalidRequest):
+    """The request breaks the first beta's contract: the refusal names things as the client did."""
+
+
 def read(kind: type[T], raw: bytes) -> T:
     """The request in ``raw``, in the first beta's words, as the second beta's ``kind``."""
-    if (upgrade := UPGRADES.get(kind)) is None:
-        return read_json(kind, raw)
-    return cast("T", upgrade.upgraded(read_json(upgrade.reads, raw)))
+    upgrade = UPGRADES.get(kind)
+    try:
+        if upgrade is None:
+            return read_json(kind, raw)
+        given = read_json(upgrade.reads, raw)
+    except InvalidRequest as refused:
+        raise Misread(refused.message, param=refused.param, code=refused.code) from None
+    return cast("T", upgrade.upgraded(given))
 
 
 # ── objects, and their downgrades ───────────────────────────────────────────────────────────────────────────────────
@@ -661,7 +670,7 @@ _NAMES: Final = (
 
 def blamed(error: ThreadkeepError) -> ThreadkeepError:
     """The refusal, naming what a client of the first beta can have sent."""
-    if not isinstance(error, InvalidRequest | NotFound):
+    if not isinstance(error, InvalidRequest | NotFound) or isinstance(error, Misread):
         return error
     message, param = _renamed(error.message), error.param and _renamed(error.param)
     if (message, param) == (error.message, error.param):
@@ -700,6 +709,9 @@ class MessageFile(Object):
     message_id: str
 
 
+F = TypeVar("F", AssistantFile, MessageFile)
+
+
 class CreateAssistantFileRequest(Request):
     file_id: str
 
@@ -732,8 +744,7 @@ async def list_assistant_files(call: Call) -> Page[AssistantFile]:
 
     def read(tx: Transaction) -> Page[AssistantFile]:
         assistant = tx.assistants.get(assistant_id)
-        page = _page(_file_ids(assistant.tool_resources), query)
-        return _made(Page[AssistantFile], page, data=[_assistant_file(tx, assistant, id_) for id_ in page.data])
+        return _page(_file_ids(assistant.tool_resources), query, lambda id_: _assistant_file(tx, assistant, id_))
 
     return await call.read(read)
 
@@ -766,8 +777,7 @@ async def delete_assistant_file(call: Call) -> Deleted:
 async def list_message_files(call: Call) -> Page[MessageFile]:
     query = call.page(ListQuery, "file")
     message = await _message(call)
-    page = _page(_attached(message), query)
-    return _made(Page[MessageFile], page, data=[_message_file(message, file_id) for file_id in page.data])
+    return _page(_attached(message), query, lambda file_id: _message_file(message, file_id))
 
 
 async def get_message_file(call: Call) -> MessageFile:
@@ -798,10 +808,10 @@ def _message_file(message: Message, file_id: str) -> MessageFile:
 
 def _expect(file_id: str, file_ids: Sequence[str], owner: str) -> None:
     if file_id not in file_ids:
-        raise NotFound(f"No file found with id '{file_id}' in {owner}.")
+        raise NotFound(f"No file found with id '{file_id[:MAX_ID_LENGTH]}' in {owner}.")
 
 
-def _page(file_ids: list[str], query: ListQuery) -> Page[str]:
+def _page(file_ids: list[str], query: ListQuery, object_of: Callable[[str], F]) -> Page[F]:
     """A page of so short a list that it is never read but whole. Files stand in the order in which they were given."""
     ordered = file_ids if query.order == "asc" else file_ids[::-1]
     for name, cursor in (("after", query.after), ("before", query.before)):
@@ -814,5 +824,5 @@ def _page(file_ids: list[str], query: ListQuery) -> Page[str]:
     between = ordered[first:end]
     # With `before` alone the page is the one that ends at the cursor.
     backwards = query.before is not None and query.after is None
-    items = between[-query.limit :] if backwards else between[: query.limit]
-    return page_of(items, str, has_more=len(between) > len(items))
+    cut = between[-query.limit :] if backwards else between[: query.limit]
+    return page_of([object_of(id_) for id_ in cut], lambda file: file.id, has_more=len(between) > len(cut))

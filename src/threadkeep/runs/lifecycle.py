@@ -156,7 +156,9 @@ class Runs:
         await asyncio.gather(*self._watching, return_exceptions=True)
 
     def _insert(self, tx: Transaction, thread: Thread, request: RunOverrides, *, named: ToolResources | None) -> Run:
-        """``named``: the resources that the request names for the run; without any they are the thread's."""
+        """``named``: the resources that the request names for the run; without any they are the thread's. The
+        assistant's are there in any case.
+        """
         assistant = tx.assistants.get(request.assistant_id)
         if isinstance(request, CreateRunRequest):
             # Ahead of the run: an active one refuses both together.
@@ -166,7 +168,7 @@ class Runs:
             thread.id,
             assistant,
             request,
-            resources=thread.tool_resources if named is None else named,
+            resources=resources.together(assistant.tool_resources, thread.tool_resources if named is None else named),
             expires_s=self._run_expires_s,
         )
         tx.runs.insert(run)

@@ -1,6 +1,7 @@
 """Tool resources of assistants, threads and runs: how requests make and change them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -33,6 +34,22 @@ def created(request: CreateToolResources | None, *, param: str = "tool_resources
         code_interpreter=CodeInterpreterResources(file_ids=code.file_ids or []) if code else UNSET,
         file_search=FileSearchResources(vector_store_ids=search.vector_store_ids or []) if search else UNSET,
     )
+
+
+def together(first: ToolResources, second: ToolResources) -> ToolResources:
+    """What both name, each once: a run works on its assistant's resources and on its thread's."""
+    code = [one.code_interpreter for one in (first, second) if one.code_interpreter]
+    search = [one.file_search for one in (first, second) if one.file_search]
+    return ToolResources(
+        code_interpreter=CodeInterpreterResources(file_ids=_each_once(one.file_ids for one in code)) if code else UNSET,
+        file_search=FileSearchResources(vector_store_ids=_each_once(one.vector_store_ids for one in search))
+        if search
+        else UNSET,
+    )
+
+
+def _each_once(lists: Iterable[list[str]]) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(lists)))
 
 
 def with_attached(current: ToolResources, attachments: Sequence[MessageAttachment]) -> ToolResources:
