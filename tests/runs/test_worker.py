@@ -1,0 +1,247 @@
+"""Claim, renew, lost, abandoned, handed over: what the worker promises, with work of a kind of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from threadkeep.contract.errors import LeaseLost
+from threadkeep.storage import Store, Transaction
+from threadkeep.storage.work import Lease, WorkItem
+from threadkeep.worker import Handle, Held, Worker
+
+KIND = "chore"
+PROJECT = "proj_default"
+PATIENCE_S = 30.0
+
+
+@asynccontextmanager
+async def working(
+    store: Store, handle: Handle, *, max_concurrent: int = 10, lease_s: float = 60.0
+) -> AsyncIterator[Worker]:
+    worker = Worker(store, {KIND: handle}, max_concurrent=max_concurrent, lease_s=lease_s)
+    worker.start()
+    yield worker
+    await worker.drain(0)
+
+
+async def add(store: Store, *keys: str) -> None:
+    def write(tx: Transaction) -> None:
+        for key in keys:
+            tx.work.insert(KIND, key)
+
+    await store.write(PROJECT, write)
+
+
+async def until(claim: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not claim():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+async def finish(store: Store, held: Held) -> None:
+    held.settled = True
+    lease = held.lease
+    await store.write(None, lambda tx: tx.work.finish(lease.item.kind, lease.item.key, lease.token))
+
+
+async def stolen(store: Store, lease: Lease) -> None:
+    """The lease runs out and another node takes the work."""
+
+    def write(tx: Transaction) -> None:
+        tx.work.abandon(lease, delay_s=0)
+        assert tx.work.claim("another", [KIND], 1, 60)
+
+    await store.write(None, write)
+
+
+class Chores:
+    """Handles work by waiting until it is told what to do."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.held: list[Held] = []
+        self.cancelled: list[str] = []
+        self.may_end = asyncio.Event()
+
+    async def handle(self, held: Held) -> None:
+        self.held.append(held)
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(held.lease.item.key)
+            lease = held.lease
+            try:
+                await self.store.write(None, lambda tx: tx.work.release(lease.item.kind, lease.item.key, lease.token))
+            except LeaseLost:
+                pass
+            raise
+        await finish(self.store, held)
+
+
+@pytest.fixture
+def chores(store: Store) -> Chores:
+    return Chores(store)
+
+
+async def test_what_is_due_is_claimed_and_done(store: Store, chores: Chores) -> None:
+    chores.may_end.set()
+    await add(store, "a", "b")
+
+    async with working(store, chores.handle) as worker:
+        worker.wake()
+        await until(lambda: len(chores.held) == 2)
+
+    assert not await store.read(None, lambda tx: tx.work.any_due((KIND,)))
+
+
+async def test_no_more_is_claimed_than_there_is_room_for(store: Store, chores: Chores) -> None:
+    await add(store, "a", "b", "c")
+
+    async with working(store, chores.handle, max_concurrent=2) as worker:
+        await until(lambda: len(chores.held) == 2)
+        assert worker.offer() is None
+        assert worker.insist() is not None
+        worker.decline()
+        chores.may_end.set()
+        await until(lambda: len(chores.held) == 3)
+
+
+async def test_an_offered_lease_is_worked_on_at_once(store: Store, chores: Chores) -> None:
+    async with working(store, chores.handle) as worker:
+        terms = worker.offer()
+        assert terms is not None
+        await store.write(PROJECT, lambda tx: tx.work.insert(KIND, "a", lease=terms))
+        item = WorkItem(kind=KIND, key="a", project=PROJECT, thread=None)
+
+        worker.adopt(Lease(item=item, token=terms.token, attempts=0, until_ms=0, interrupted=False), "known already")
+
+        await until(lambda: len(chores.held) == 1)
+        assert chores.held[0].prepared == "known already"
+        chores.may_end.set()
+
+
+async def test_a_lost_lease_cancels_the_handler(store: Store, chores: Chores) -> None:
+    await add(store, "a")
+
+    async with working(store, chores.handle, lease_s=60):
+        await until(lambda: len(chores.held) == 1)
+        await stolen(store, chores.held[0].lease)
+
+        await until(lambda: chores.cancelled == ["a"])
+
+
+async def test_a_lease_is_renewed_while_its_work_goes_on(store: Store, chores: Chores) -> None:
+    await add(store, "a")
+
+    async with working(store, chores.handle, lease_s=1), working(store, chores.handle, lease_s=1):
+        await until(lambda: len(chores.held) == 1)
+        await asyncio.sleep(2.5)  # that much longer than the lease
+        chores.may_end.set()
+
+    assert len(chores.held) == 1
+    assert chores.cancelled == []
+
+
+async def test_an_interrupt_reaches_the_handler_here(store: Store, chores: Chores) -> None:
+    await add(store, "a")
+
+    async with working(store, chores.handle) as worker:
+        await until(lambda: len(chores.held) == 1)
+        worker.interrupt(KIND, "a")
+
+        assert chores.held[0].interrupted.is_set()
+        chores.may_end.set()
+
+
+async def test_an_interrupt_reaches_the_handler_elsewhere(store: Store, chores: Chores) -> None:
+    await add(store, "a")
+
+    async with working(store, chores.handle):
+        await until(lambda: len(chores.held) == 1)
+        await store.write(None, lambda tx: tx.work.interrupt(KIND, "a"))
+
+        await until(lambda: chores.held[0].interrupted.is_set())
+        chores.may_end.set()
+
+
+async def test_work_that_broke_is_tried_again_and_counted(store: Store) -> None:
+    attempts: list[int] = []
+
+    async def break_twice(held: Held) -> None:
+        attempts.append(held.lease.attempts)
+        if len(attempts) < 3:
+            raise ZeroDivisionError
+        await finish(store, held)
+
+    await add(store, "a")
+
+    async with working(store, break_twice):
+        await until(lambda: len(attempts) == 3)
+
+    assert attempts == [0, 1, 2]
+
+
+async def test_draining_lets_work_end_within_the_grace_period(store: Store, chores: Chores) -> None:
+    await add(store, "a")
+
+    async with working(store, chores.handle) as worker:
+        await until(lambda: len(chores.held) == 1)
+        draining = asyncio.create_task(worker.drain(PATIENCE_S))
+        await asyncio.sleep(0)
+        assert worker.offer() is None
+        chores.may_end.set()
+        await draining
+
+    assert chores.cancelled == []
+
+
+async def test_draining_makes_the_handlers_hand_over_what_is_left(store: Store, chores: Chores) -> None:
+    await add(store, "a")
+
+    async with working(store, chores.handle) as worker:
+        await until(lambda: len(chores.held) == 1)
+        await worker.drain(0)
+
+    assert chores.cancelled == ["a"]
+    [lease] = await store.write(None, lambda tx: tx.work.claim("another", [KIND], 1, 60))
+    # Given back in peace: no death is counted.
+    assert lease.attempts == 0
+
+
+async def test_a_lease_that_nobody_here_knows_of_is_given_back(store: Store, chores: Chores) -> None:
+    await add(store, "known")
+
+    async with working(store, chores.handle) as worker:
+        await until(lambda: len(chores.held) == 1)
+
+        def claim_unheard(tx: Transaction) -> None:
+            tx.work.insert(KIND, "lost")
+            assert tx.work.claim(worker.node, [KIND], 1, 60)
+
+        await store.write(PROJECT, claim_unheard)
+
+        await until(lambda: len(chores.held) == 2)
+        assert chores.held[1].lease.attempts == 0
+        chores.may_end.set()
+
+
+async def test_the_loops_outlive_a_defect(store: Store, chores: Chores, monkeypatch: pytest.MonkeyPatch) -> None:
+    chores.may_end.set()
+    async with working(store, chores.handle) as worker:
+        claim = worker._claim
+        failures: list[int] = []
+
+        async def fail_once(limit: int) -> list[Lease]:
+            if not failures:
+                failures.append(limit)
+                raise ZeroDivisionError
+            return await claim(limit)
+
+        monkeypatch.setattr(worker, "_claim", fail_once)
+        worker.wake()
+        await until(lambda: bool(failures))
+        await add(store, "a")
+
+        await until(lambda: len(chores.held) == 1)
