@@ -148,8 +148,8 @@ def document(
 
 def answers_of(endpoint: Callable[..., Any]) -> list[Any]:
     """What the endpoint may answer with: types of objects, ``EventStream``, ``Download``."""
-    members = _members(get_type_hints(_plain(endpoint))["return"])
-    return [get_args(member)[0] if get_origin(member) is Answer else member for member in members]
+    answers = members(get_type_hints(_plain(endpoint))["return"])
+    return [get_args(answer)[0] if get_origin(answer) is Answer else answer for answer in answers]
 
 
 # --- operations
@@ -246,7 +246,7 @@ def _answers(endpoint: Callable[..., Any], components: "_Components") -> Schema:
     content: Schema = {}
     told: list[str] = []
     responses: Schema = {}
-    if objects := [answer for answer in answers if _is_struct(answer)]:
+    if objects := [answer for answer in answers if is_struct(answer)]:
         content["application/json"] = {"schema": components.any_of(objects)}
         told.append(" or ".join(f"`{_name(each)}`" for each in objects))
     if EventStream in answers:
@@ -375,10 +375,10 @@ class _Components:
                 if isinstance(extra, Meta):
                     schema |= _limits(extra, schema)
             return schema
-        members = _members(annotation)
-        if len(members) > 1:
-            return self.any_of(members)
-        annotation = members[0]
+        choices = members(annotation)
+        if len(choices) > 1:
+            return self.any_of(choices)
+        annotation = choices[0]
         origin, arguments = get_origin(annotation), get_args(annotation)
         if origin is Literal:
             kind = "boolean" if isinstance(arguments[0], bool) else "string"
@@ -392,19 +392,19 @@ class _Components:
         if origin is dict:
             values = self.schema(arguments[1])
             return {"type": "object", "additionalProperties": values} if values else {"type": "object"}
-        if _is_struct(annotation):
+        if is_struct(annotation):
             return self.of(annotation)
         if annotation is Any:
             return {}
         return {"type": _PLAIN[annotation]}
 
-    def any_of(self, members: Sequence[Any]) -> Schema:
-        if len(members) == 1:
-            return self.schema(members[0])
+    def any_of(self, choices: Sequence[Any]) -> Schema:
+        if len(choices) == 1:
+            return self.schema(choices[0])
         tagged = [
-            each for each in members if _is_struct(each) and (get_origin(each) or each).__struct_config__.tag_field
+            each for each in choices if is_struct(each) and (get_origin(each) or each).__struct_config__.tag_field
         ]
-        others = [self.schema(each) for each in members if each not in tagged and each is not type(None)]
+        others = [self.schema(each) for each in choices if each not in tagged and each is not type(None)]
         if len(tagged) == 1:
             others.append(self.of(tagged[0]))
         elif tagged:
@@ -416,7 +416,7 @@ class _Components:
                     "discriminator": {"propertyName": field, "mapping": mapping},
                 }
             )
-        if type(None) not in members:
+        if type(None) not in choices:
             return others[0] if len(others) == 1 else {"anyOf": others}
         only = others[0]
         if len(others) == 1 and isinstance(only.get("type"), str) and "const" not in only:
@@ -439,15 +439,15 @@ def _name(kind: Any) -> str:
     return f"{get_args(kind)[0].__name__}List" if get_origin(kind) is Page else kind.__name__
 
 
-def _is_struct(annotation: Any) -> TypeGuard[type[Struct]]:
+def is_struct(annotation: Any) -> TypeGuard[type[Struct]]:
     origin = get_origin(annotation) or annotation
     return isinstance(origin, type) and issubclass(origin, Struct)
 
 
-def _members(annotation: Any) -> list[Any]:
+def members(annotation: Any) -> list[Any]:
     """The members of a union, flat, without the one that stands for absence; one member for any other type."""
     if get_origin(annotation) in (Union, types.UnionType):
-        return [inner for member in get_args(annotation) for inner in _members(member) if inner is not UnsetType]
+        return [inner for member in get_args(annotation) for inner in members(member) if inner is not UnsetType]
     return [annotation]
 
 
