@@ -44,6 +44,9 @@ def document() -> dict[str, Any]:
 
 
 def walk_assistants(walk: Walk, file_id: str) -> str:
+    own: dict[str, Any] = (
+        {"file_ids": [file_id]} if walk.beta == "v1" else {"temperature": 0.5, "response_format": {"type": "text"}}
+    )
     made = walk.ask(
         "createAssistant",
         model="offline",
@@ -52,7 +55,7 @@ def walk_assistants(walk: Walk, file_id: str) -> str:
         instructions="Be brief.",
         tools=[{"type": "code_interpreter"}, WEATHER],
         metadata={"a": True, "b": 1.5},
-        **({"file_ids": [file_id]} if walk.beta == "v1" else {"temperature": 0.5, "response_format": {"type": "text"}}),
+        **own,
     )
     one = {"assistant_id": made["id"]}
     if walk.beta == "v2":

@@ -5,9 +5,9 @@ What differs is collected rather than raised, so that one walk tells all of it, 
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import httpx2
 
@@ -82,7 +82,7 @@ class Walk:
     @contextmanager
     def follow(
         self, operation_id: str, path: dict[str, str] | None = None, **body: Any
-    ) -> Iterator[Iterator[tuple[str, Any]]]:
+    ) -> Generator[Iterator[tuple[str, Any]]]:
         """The events of the stream, as they come."""
         operation = BY_ID[operation_id]
         assert EventStream in answers_of(operation.endpoint)
@@ -134,7 +134,7 @@ class Walk:
             return data
         if fields.keys() != {"id", "event", "data"} or fields["id"] != str(number):
             self.wrong.append(f"{where}: its fields are {sorted(fields)}, its number {fields.get('id')}, not {number}")
-        kind = object_of(name)
+        kind = object_of(cast("EventName", name))
         self._note(where, data, shown_in(self.beta, kind))
         if self.beta == "v2":
             self.wrong += [f"{where}, by the document: {told}" for told in self._checker.problems(data, kind.__name__)]
