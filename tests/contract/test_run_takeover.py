@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import process
 from tests.support.databases import Database
+from tests.support.objects import a_run, a_thread
 from tests.support.server import serving
 from tests.support.stories import (
     CREATED,
@@ -24,6 +25,9 @@ from tests.support.stories import (
     settings_on,
     text_of,
 )
+from threadkeep.runs.execution import KIND
+from threadkeep.storage import Transaction
+from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
 from threadkeep.upstream.scripted import Call, Gate, Say, Usage
 
 LEASE_S = 2.0
@@ -209,6 +213,33 @@ def test_a_node_told_to_stop_lets_its_runs_end_within_the_grace_period(
 
         assert stream.names() == names_of(CREATED, text_of(2), "thread.run.completed", "done")
         assert first.program.wait() == 0
+
+
+def test_a_run_in_which_three_nodes_died_is_given_up(story: Story) -> None:
+    thread = a_thread()
+    run = a_run(thread.id, status="in_progress", expires_at=int(time.time()) + 600)
+    project = story.project
+
+    def die_three_times(tx: Transaction) -> None:
+        tx.threads.insert(thread)
+        tx.runs.insert(run)
+        terms = LeaseTerms(token="token", node="dead", lease_s=60)
+        tx.work.insert(KIND, run.id, thread=thread.id, lease=terms)
+        item = WorkItem(kind=KIND, key=run.id, project=project, thread=thread.id)
+        lease = Lease(item=item, token="token", attempts=0, until_ms=0, interrupted=False)
+        for _ in range(2):
+            tx.work.abandon(lease, delay_s=-1)
+            [lease] = tx.work.claim("dead", [KIND], 1, 60)
+        tx.work.abandon(lease, delay_s=-1)
+
+    story.server.write(project, die_three_times)
+
+    ended = story.until(f"/threads/{thread.id}/runs/{run.id}")
+    assert (ended["status"], ended["last_error"]) == (
+        "failed",
+        {"code": "server_error", "message": "Sorry, something went wrong."},
+    )
+    assert story.model.requests == []
 
 
 class TestFullNode:
