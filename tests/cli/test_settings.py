@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from threadkeep.cli import parser
 from threadkeep.settings import ROWS, WrongSettings, as_markdown, flag, read_settings, variable
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
@@ -89,6 +90,36 @@ def test_a_wrong_value_is_named_as_it_was_given_and_a_right_one_shown(
     tmp_path: Path, arguments: dict[str, str], environ: dict[str, str], file: str | None, problem: str
 ) -> None:
     assert problems_of(arguments, environ, tmp_path, file) == [problem.format(folder=tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "file", "is_on"),
+    [
+        (["--strict-beta"], {}, "", True),
+        (["--strict-beta", "off"], {"THREADKEEP_STRICT_BETA": "on"}, "", False),
+        ([], {"THREADKEEP_STRICT_BETA": "TRUE"}, "", True),
+        ([], {}, "strict_beta = true", True),
+        ([], {}, "strict_beta = false", False),
+        ([], {}, 'strict_beta = "on"', True),
+        ([], {}, "", False),
+    ],
+)
+def test_a_switch_is_on_where_it_is_named(
+    tmp_path: Path, arguments: list[str], environ: dict[str, str], file: str, is_on: bool
+) -> None:
+    (tmp_path / "threadkeep.toml").write_text(file, encoding="utf-8")
+    given = vars(parser().parse_args(["serve", *arguments]))
+
+    settings = read_settings({**given, "data_dir": str(tmp_path)}, environ, folder=tmp_path)
+
+    assert settings.strict_beta is is_on
+    assert settings.shown("strict_beta") == ("on" if is_on else "off")
+
+
+def test_a_switch_is_nothing_between_on_and_off(tmp_path: Path) -> None:
+    assert problems_of({"strict_beta": "maybe"}, {}, tmp_path) == [
+        "--strict-beta: 'maybe' is neither on nor off. Example: --strict-beta on"
+    ]
 
 
 def test_all_wrong_settings_are_listed_at_once(tmp_path: Path) -> None:
