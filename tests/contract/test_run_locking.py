@@ -69,12 +69,13 @@ def test_of_many_runs_at_once_one_wins(story: Story, gate: Gate) -> None:
     thread = story.thread("Hi")
     assistant = story.assistant()
 
-    with ThreadPoolExecutor(8) as clients:
-        answers = list(
-            clients.map(lambda _: story.http.post(f"{thread}/runs", json={"assistant_id": assistant}), range(8))
-        )
+    def create(_: int) -> int:
+        return story.http.post(f"{thread}/runs", json={"assistant_id": assistant}).status_code
 
-    assert sorted(answer.status_code for answer in answers) == [200, *[400] * 7]
+    with ThreadPoolExecutor(8) as clients:
+        statuses = list(clients.map(create, range(8)))
+
+    assert sorted(statuses) == [200, *[400] * 7]
     gate.release()
 
 

@@ -35,7 +35,7 @@ def test_a_plain_run_asks_plainly(story: Story) -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    defaults = {
+    defaults: dict[str, Any] = {
         "temperature": 1.0,
         "top_p": 1.0,
         "max_prompt_tokens": None,

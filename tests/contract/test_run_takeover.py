@@ -1,7 +1,7 @@
 """What becomes of a run whose node dies, is full, or stops: another goes on from what is stored."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Node:
 
 
 @contextmanager
-def node(database: Database, models: ScriptedModels, *arguments: str) -> Iterator[Node]:
+def node(database: Database, models: ScriptedModels, *arguments: str) -> Generator[Node, None, None]:
     folder = database.data_dir
     where = ["--database-url", database.url] if database.url else []
     # On PostgreSQL each process has a folder of its own for what is not in the database.
@@ -72,7 +72,7 @@ def node(database: Database, models: ScriptedModels, *arguments: str) -> Iterato
 
 
 @contextmanager
-def successor(database: Database, models: ScriptedModels, dying: Node) -> Iterator[Node]:
+def successor(database: Database, models: ScriptedModels, dying: Node) -> Generator[Node, None, None]:
     """Whoever is there once ``dying`` was killed: on PostgreSQL a node beside it, on SQLite one in its place."""
     if database.is_sqlite:
         dying.kill()
@@ -85,7 +85,7 @@ def successor(database: Database, models: ScriptedModels, dying: Node) -> Iterat
 
 
 @contextmanager
-def begun(at: Node, model: ScriptedModel, **assistant: object) -> Iterator[Stream]:
+def begun(at: Node, model: ScriptedModel, **assistant: object) -> Generator[Stream, None, None]:
     """A streamed run at a node."""
     assistant_id = at.http.post("/assistants", json={"model": model.name, **assistant}).json()["id"]
     thread = at.http.post("/threads", json={"messages": [{"role": "user", "content": "Hi"}]}).json()["id"]

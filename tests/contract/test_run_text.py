@@ -100,7 +100,7 @@ def test_usage_is_estimated_for_a_model_that_does_not_count(story: Story) -> Non
 
 def test_create_thread_and_run_tells_of_the_thread_first(story: Story) -> None:
     story.model.says(Say("Hello"))
-    body = {
+    body: dict[str, object] = {
         "assistant_id": story.assistant(),
         "thread": {"messages": [{"role": "user", "content": "Hi"}], "metadata": {"a": "b"}},
         "metadata": {"c": "d"},

@@ -1,7 +1,7 @@
 """Claim, renew, lost, abandoned, handed over: what the worker promises, with work of a kind of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -19,7 +19,7 @@ PATIENCE_S = 30.0
 @asynccontextmanager
 async def working(
     store: Store, handle: Handle, *, max_concurrent: int = 10, lease_s: float = 60.0
-) -> AsyncIterator[Worker]:
+) -> AsyncGenerator[Worker, None]:
     worker = Worker(store, {KIND: handle}, max_concurrent=max_concurrent, lease_s=lease_s)
     worker.start()
     yield worker

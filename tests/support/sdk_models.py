@@ -46,8 +46,8 @@ ALLOWED: dict[str, str] = {
 
 
 @cache
-def _adapter(model: object) -> TypeAdapter[Any]:
-    return TypeAdapter(model)
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    return TypeAdapter[Any](model)
 
 
 def check_object(found: Mapping[str, Any]) -> None:

@@ -272,14 +272,14 @@ class Story:
         return self.refused(f"{thread}/runs", self._run_body(fields))
 
     @contextmanager
-    def streaming(self, path: str, body: dict[str, object]) -> Iterator[Stream]:
+    def streaming(self, path: str, body: dict[str, object]) -> Generator[Stream, None, None]:
         with self.http.stream("POST", path, json={**body, "stream": True}) as response:
             assert response.status_code == 200, response.read()
             assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
             yield Stream(response)
 
     @contextmanager
-    def streaming_run(self, thread: str, **fields: object) -> Iterator[Stream]:
+    def streaming_run(self, thread: str, **fields: object) -> Generator[Stream, None, None]:
         with self.streaming(f"{thread}/runs", self._run_body(fields)) as stream:
             yield stream
 
@@ -374,13 +374,9 @@ def stage_for(
 
 
 def settings_on(database: Database, models: ScriptedModels, **settings: Any) -> Settings:
-    return Settings(
-        data_dir=database.data_dir,
-        database_url=database.url,
-        upstreams=upstreams(models.url),
-        # A run that a test left at a closed gate does not hold up the end.
-        **{"grace_seconds": 0, **settings},
-    )
+    # Without a grace period a run that a test left at a closed gate does not hold up the end.
+    settings = {"grace_seconds": 0, **settings}
+    return Settings(data_dir=database.data_dir, database_url=database.url, upstreams=upstreams(models.url), **settings)
 
 
 @pytest.fixture(scope="session")
