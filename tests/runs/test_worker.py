@@ -135,9 +135,9 @@ async def test_a_lost_lease_cancels_the_handler(store: Store, chores: Chores) ->
 async def test_a_lease_is_renewed_while_its_work_goes_on(store: Store, chores: Chores) -> None:
     await add(store, "a")
 
-    async with working(store, chores.handle, lease_s=1), working(store, chores.handle, lease_s=1):
+    async with working(store, chores.handle, lease_s=3), working(store, chores.handle, lease_s=3):
         await until(lambda: len(chores.held) == 1)
-        await asyncio.sleep(2.5)  # that much longer than the lease
+        await asyncio.sleep(4)  # that much longer than the lease
         chores.may_end.set()
 
     assert len(chores.held) == 1
