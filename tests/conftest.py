@@ -2,6 +2,7 @@ pytest_plugins = [
     "tests.capabilities",
     "tests.support.databases",
     "tests.support.server",
+    "tests.support.s3",
     "tests.support.stories",
     "pytester",
 ]

@@ -286,6 +286,8 @@ def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], k
         rows.append(("data", f"{settings.data_dir / 'threadkeep.db'} (SQLite)"))
     else:
         rows.append(("data", without_password(settings.database_url)))
+    if settings.blobs_url is not None:
+        rows.append(("files", settings.blobs_url))
     if settings.upstreams:
         texts = [text for upstream in settings.upstreams for text in upstream_rows(upstream, seen[upstream.name])]
         rows += [("model" if number == 0 else "", text) for number, text in enumerate(texts)]

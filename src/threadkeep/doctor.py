@@ -23,6 +23,7 @@ State = Literal["ok", "warning", "problem"]
 # The database and a day of growth fit; below, SQLite will soon refuse to write.
 LITTLE_SPACE_BYTES = 512 * 1024**2
 UPSTREAM_S = 10.0
+BLOBS_S = 40.0
 
 
 class Finding(NamedTuple):
@@ -36,6 +37,8 @@ class Finding(NamedTuple):
 async def check(settings: Settings) -> list[Finding]:
     """Everything that can be looked at without a running server."""
     findings = [*_settings(settings), *_folder(settings), await asyncio.to_thread(_database, settings)]
+    if settings.blobs_url is not None:
+        findings.append(await _blobs(settings, settings.blobs_url))
     async with aclosing(_upstreams(settings)) as upstreams:
         findings += [finding async for finding in upstreams]
     return [*findings, _isolation()]
@@ -101,6 +104,32 @@ def _database(settings: Settings) -> Finding:
         return Finding("ok", "database", text + seen.newest_revision)
     text = f"{where}: at revision {seen.revision}, made by a newer version. Install that one, or restore a backup."
     return Finding("problem", "database", text)
+
+
+async def _blobs(settings: Settings, url: str) -> Finding:
+    """A place for files beside the data folder: a folder is looked at, a bucket is written to for a moment."""
+    where = settings.named_as("blobs_url")
+    if url.startswith("file:"):
+        folder = storage.blobs_folder(url, settings.data_dir)
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        try:
+            _write_durably(there)
+        except OSError as error:
+            text = f"{there} cannot be written by uid {os.getuid()}: {error.strerror}. Name another place with {where}."
+            return Finding("problem", "files", text)
+        state = "it can be written and synced" if there == folder else "it will be made at the first start"
+        return Finding("ok", "files", f"{folder}: {state}")
+    try:
+        async with asyncio.timeout(BLOBS_S):
+            blobs = await storage.open_blobs(url, settings.data_dir)
+            await blobs.check()
+    except TimeoutError:
+        return Finding("problem", "files", f"{url} did not answer within {BLOBS_S:g} seconds.")
+    except ThreadkeepError as error:
+        said = str(error.__cause__ or error.message).partition("\n")[0][:300]
+        text = f"{url} cannot be written: {said}. Are {where} and the AWS_... variables right?"
+        return Finding("problem", "files", text)
+    return Finding("ok", "files", f"{url}: it can be written")
 
 
 async def _upstreams(settings: Settings) -> AsyncGenerator[Finding, None]:

@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.support.process import run, serving
+from tests.support.s3 import S3
 from threadkeep import __version__
 
 
@@ -141,6 +142,21 @@ def test_the_doctor_names_each_problem_and_what_to_do(tmp_path: Path) -> None:
     assert ill.output.endswith("4 to fix.\n")
     assert "hunter22" not in ill.output
     assert "sk-upstream-123456" not in ill.output
+
+
+def test_the_doctor_looks_at_the_place_for_files(s3: S3, tmp_path: Path) -> None:
+    def files_of(url: str) -> str:
+        said = run("doctor", "--data-dir", "data", "--blobs-url", url, folder=tmp_path, environment=s3.environment)
+        [line] = [line for line in said.output.splitlines() if line.split()[1:2] == ["files"]]
+        return " ".join(line.split())
+
+    (tmp_path / "file").touch()
+
+    assert files_of(s3.blobs_url) == f"ok files {s3.blobs_url}: it can be written"
+    assert files_of((tmp_path / "new").as_uri()).startswith(f"ok files {tmp_path / 'new'}: it will be made")
+    assert files_of("s3://no-such-bucket").startswith("problem files s3://no-such-bucket cannot be written: ")
+    assert files_of((tmp_path / "file" / "x").as_uri()).startswith("problem files ")
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_doctor_tells_a_database_of_a_newer_version(tmp_path: Path) -> None:

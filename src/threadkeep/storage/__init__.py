@@ -3,10 +3,11 @@
 from pathlib import Path
 from sqlite3 import Error as _DatabaseError
 
-from threadkeep.storage.blobs import Blob, BlobMissing, Blobs, open_blobs
+from threadkeep.storage.blobs import Blob, BlobMissing, Blobs, blobs_folder, open_blobs
 from threadkeep.storage.checkup import Look, look
 from threadkeep.storage.errors import BadDatabaseUrl, DatabaseTooNew, FolderInUse, StoreError, Unusable
 from threadkeep.storage.keys import DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME, Key, hash_of
+from threadkeep.storage.outcomes import Once, do_once
 from threadkeep.storage.schema import SqlitePlace as _SqlitePlace
 from threadkeep.storage.schema import migrate as _migrate
 from threadkeep.storage.schema import place_of as _place_of
@@ -27,12 +28,15 @@ __all__ = [
     "Lease",
     "LeaseTerms",
     "Look",
+    "Once",
     "Renewal",
     "Store",
     "StoreError",
     "Transaction",
     "Unusable",
     "WorkItem",
+    "blobs_folder",
+    "do_once",
     "hash_of",
     "look",
     "migrate",

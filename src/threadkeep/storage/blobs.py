@@ -84,10 +84,14 @@ async def open_blobs(blobs_url: str | None, data_dir: Path) -> Blobs:
         case "s3":
             return S3Blobs(parts.netloc, parts.path.strip("/"))
         case "file" | "":
-            folder = Path(unquote(parts.path)) if blobs_url else data_dir / "blobs"
-            return await asyncio.to_thread(FolderBlobs, folder)
+            return await asyncio.to_thread(FolderBlobs, blobs_folder(blobs_url, data_dir))
         case scheme:
             raise UnusableBlobs(f"{scheme}:", "expected file:///folder or s3://bucket/prefix")
+
+
+def blobs_folder(blobs_url: str | None, data_dir: Path) -> Path:
+    """The folder that a ``file:`` URL, or no URL, stands for."""
+    return Path(unquote(urlsplit(blobs_url).path)) if blobs_url else data_dir / "blobs"
 
 
 class FolderBlobs:
