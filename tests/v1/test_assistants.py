@@ -6,6 +6,8 @@ import httpx2
 import pytest
 
 from tests.support.refusals import invalid, refused
+from tests.support.server import RunningServer
+from threadkeep.contract.files import File
 
 RETRIEVAL = {"type": "retrieval"}
 CODE = {"type": "code_interpreter"}
@@ -158,6 +160,17 @@ def test_a_file_is_added_listed_retrieved_and_taken_away(v1: httpx2.Client, clie
     assert resources == {"code_interpreter": {"file_ids": ["file-b"]}}
 
 
+def test_a_file_came_to_an_assistant_when_both_were_there(
+    server: RunningServer, client: httpx2.Client, v1: httpx2.Client
+) -> None:
+    assistant = create(v1, file_ids=["file-later"])
+    later = assistant["created_at"] + 100
+    file = File(id="file-later", bytes=0, created_at=later, filename="a.txt", purpose="assistants", status="processed")
+    server.write(server.project_of(client), lambda tx: tx.files.insert(file, []))
+
+    assert v1.get(f"/assistants/{assistant['id']}/files/file-later").json()["created_at"] == later
+
+
 def test_a_file_that_is_there_already_is_not_added_again(v1: httpx2.Client) -> None:
     id_ = create(v1, file_ids=["file-a"])["id"]
 
@@ -203,6 +216,34 @@ def test_a_file_that_is_not_the_assistants(v1: httpx2.Client, method: str) -> No
     error = refused(v1.request(method, f"/assistants/{id_}/files/file-b"), 404)
 
     assert error == invalid(f"No file found with id 'file-b' in assistant '{id_}'.")
+
+
+@pytest.mark.parametrize("file_id", ["%00", "file-" + "a" * 5_000, "%ff", "..%2f..", "undefined"])
+def test_hostile_ids_of_files_are_not_found(v1: httpx2.Client, file_id: str) -> None:
+    id_ = create(v1, file_ids=["file-a"])["id"]
+
+    for method in ("GET", "DELETE"):
+        answer = v1.request(method, f"/assistants/{id_}/files/{file_id}")
+        assert (answer.status_code, len(answer.content) < 400) == (404, True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "m", "file_ids": ["file-\\u0000"]}',
+        b'{"model": "m", "file_ids": ["\\ud800"]}',
+        b'{"model": "m", "file_ids": ' + b"[" * 1_000 + b"]" * 1_000 + b"}",
+        b'{"model": "m", "file_ids": [[]]}',
+        b'{"model": "m", "file_ids": true}',
+        b'{"model": "m", "tools": [{"type": "retrieval", "type": "function"}]}',
+        b'{"model": "m", "tools": [null]}',
+        b"[]",
+        b'"x"',
+    ],
+)
+def test_hostile_bodies_are_refused(v1: httpx2.Client, body: bytes) -> None:
+    for path in ("/assistants", f"/assistants/{create(v1)['id']}"):
+        refused(v1.post(path, content=body), 400)
 
 
 def test_the_assistant_is_missed_before_its_file(v1: httpx2.Client) -> None:
