@@ -22,8 +22,10 @@ from threadkeep.files import contents, files, uploads
 from threadkeep.logs import Log
 from threadkeep.runs.execution import KIND, Execution
 from threadkeep.runs.lifecycle import Runs
+from threadkeep.runs.outcomes import OutcomeExpiry
 from threadkeep.settings import Settings
 from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_blobs, open_store
+from threadkeep.storage.outcomes import OUTCOME
 from threadkeep.upstream.upstreams import Upstreams
 from threadkeep.worker import Worker
 
@@ -79,6 +81,7 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
                 contents.BLOB: bytes_of_files.handle,
                 files.FILE: files.Expiry(store).handle,
                 uploads.UPLOAD: verbs_of_uploads.handle,
+                OUTCOME: OutcomeExpiry(store).handle,
             },
             max_concurrent=settings.max_concurrent_runs,
             lease_s=settings.lease_seconds,

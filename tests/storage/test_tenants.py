@@ -18,7 +18,19 @@ from threadkeep.contract.run_steps import RunStep
 from threadkeep.contract.runs import Run
 from threadkeep.contract.threads import Thread
 from threadkeep.contract.uploads import Upload
-from threadkeep.storage import Blob, Transaction, assistants, files, messages, run_steps, runs, threads, uploads
+from threadkeep.storage import (
+    Blob,
+    Once,
+    Transaction,
+    assistants,
+    files,
+    messages,
+    outcomes,
+    run_steps,
+    runs,
+    threads,
+    uploads,
+)
 from threadkeep.storage.paging import Listing
 from threadkeep.storage.statements import Statement
 from threadkeep.storage.tables import metadata
@@ -26,6 +38,7 @@ from threadkeep.storage.tables import metadata
 BOUND: dict[str, ModuleType] = {
     "assistants": assistants,
     "files": files,
+    "outcomes": outcomes,
     "uploads": uploads,
     "threads": threads,
     "messages": messages,
@@ -121,6 +134,8 @@ EMPTY: dict[str, Attempt] = {
     "files.delete": lambda tx, o: tx.files.delete(o.file.id),
     "files.delete_expired": lambda tx, o: tx.files.delete_expired(o.file.id),
     "files.list": lambda tx, o: tx.files.list(ListFilesQuery()).data,
+    "outcomes.find": lambda tx, o: tx.outcomes.find("key"),
+    "outcomes.delete": lambda tx, o: tx.outcomes.delete("key"),
     "uploads.find": lambda tx, o: tx.uploads.find(o.upload.id),
     "uploads.delete": lambda tx, o: tx.uploads.delete(o.upload.id),
     "uploads.parts": lambda tx, o: tx.uploads.parts(o.upload.id),
@@ -142,7 +157,7 @@ EMPTY: dict[str, Attempt] = {
     "steps.last_id": lambda tx, o: tx.steps.last_id(o.run.id),
 }
 # Writing the same ids into one's own project is nobody else's concern, see below.
-OWN = {f"{collection}.insert" for collection in BOUND} | {"uploads.insert_part"}
+OWN = {f"{collection}.insert" for collection in BOUND} | {"uploads.insert_part", "outcomes.keep"}
 SEARCHES: dict[str, Attempt] = {
     "by metadata": lambda tx, o: tx.threads.list(ListQuery(), {"user": "ada"}, None).data,
     "by words": lambda tx, o: tx.threads.list(ListQuery(), {}, "secret").data,
@@ -155,6 +170,7 @@ SEARCHES: dict[str, Attempt] = {
 def insert_all(tx: Transaction, objects: Objects) -> None:
     tx.assistants.insert(objects.assistant)
     tx.files.insert(objects.file, [Blob("a", 5)])
+    tx.outcomes.insert(Once("key", "request"))
     tx.uploads.insert(objects.upload)
     tx.uploads.insert_part(objects.upload.id, "part_1", Blob("b", 5))
     tx.threads.insert(objects.thread)

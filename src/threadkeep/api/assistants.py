@@ -39,8 +39,12 @@ async def create_assistant(call: Call) -> Assistant:
         response_format=RESPONSE_FORMAT if request.response_format is None else request.response_format,
         reasoning_effort=UNSET if request.reasoning_effort is None else request.reasoning_effort,
     )
-    await call.write(lambda tx: tx.assistants.insert(assistant))
-    return assistant
+
+    def create(tx: Transaction) -> Assistant:
+        tx.assistants.insert(assistant)
+        return assistant
+
+    return await call.write_once(Assistant, create)
 
 
 async def list_assistants(call: Call) -> Page[Assistant]:
@@ -66,7 +70,7 @@ async def modify_assistant(call: Call) -> Assistant:
         tx.assistants.replace(assistant)
         return assistant
 
-    return await call.write(modify)
+    return await call.write_once(Assistant, modify)
 
 
 async def delete_assistant(call: Call) -> Deleted:

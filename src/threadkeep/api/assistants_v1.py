@@ -735,7 +735,7 @@ async def create_assistant_file(call: Call) -> AssistantFile:
             _keep(tx, assistant, [*file_ids, request.file_id])
         return _assistant_file(tx, assistant, request.file_id)
 
-    return await call.write(attach)
+    return await call.write_once(AssistantFile, attach)
 
 
 async def list_assistant_files(call: Call) -> Page[AssistantFile]:

@@ -1,6 +1,7 @@
 """One request as an endpoint sees it, and what every endpoint may reach."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar
@@ -19,13 +20,18 @@ from threadkeep.contract.wire import Object
 from threadkeep.files.contents import Contents
 from threadkeep.files.uploads import Uploads
 from threadkeep.runs.lifecycle import Runs
+from threadkeep.storage.outcomes import Once, do_once
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.upstream.upstreams import Upstreams
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Object)
 Q = TypeVar("Q", bound=ListQuery)
 
 MAX_QUERY_FIELDS = 100
+# Longer bodies are read in a thread: by then that costs less than it spares the others.
+MAX_READ_AT_ONCE = 64 * 1024
+MAX_IDEMPOTENCY_KEY = 255
 
 
 class HealthPart(NamedTuple):
@@ -102,7 +108,7 @@ class ClientGone(Exception):
 class Call:
     """One authenticated request. The ids in ``path`` have the form that their names ask for."""
 
-    __slots__ = ("_receive", "_scope", "context", "headers", "path", "project", "version")
+    __slots__ = ("_raw", "_receive", "_scope", "context", "headers", "path", "project", "version")
 
     def __init__(
         self,
@@ -121,10 +127,12 @@ class Call:
         self.version = version
         self._scope = scope
         self._receive = receive
+        # The body, once it was read.
+        self._raw: bytes | None = None
 
     async def body(self, kind: type[T]) -> T:
         """The JSON body as a ``kind``. No body at all is an empty object: what may be left out may all be left out."""
-        return self.version.read(kind, await self.raw_body())
+        return await reading(await self.raw_body(), lambda raw: self.version.read(kind, raw))
 
     def query(self, kind: type[T]) -> T:
         return read_query(kind, self._query_pairs())
@@ -155,6 +163,26 @@ class Call:
         """What ``fn`` returns, once all it wrote is durable. It may be run more than once."""
         return await self.context.store.write(self.project, fn)
 
+    async def write_once(self, kind: type[M], fn: Callable[[Transaction], M]) -> M:
+        """As ``write``, for the one write of an operation whose ``Idempotency-Key`` counts: made again, the request
+        writes nothing and gets what ``fn`` returned the first time."""
+        once = await self.once()
+        made, _ = await self.write(lambda tx: do_once(tx, once, kind, lambda: fn(tx)))
+        return made
+
+    async def once(self) -> Once | None:
+        """What the request's ``Idempotency-Key`` asks for; None where there is none."""
+        if not (key := self.headers.get(b"idempotency-key")):
+            return None
+        if len(key) > MAX_IDEMPOTENCY_KEY:
+            raise InvalidRequest(
+                f"Invalid 'Idempotency-Key': at most {MAX_IDEMPOTENCY_KEY} characters are accepted.",
+                code="string_above_max_length",
+            )
+        said = (self._scope["method"].encode(), self._scope["path"].encode(), self.version.name.encode())
+        request = hashlib.sha256(b"\n".join((*said, await self.raw_body())))
+        return Once(hashlib.sha256(key).hexdigest(), request.hexdigest())
+
     async def stream(self, max_bytes: int, *, told: TooLarge) -> AsyncGenerator[bytes, None]:
         """The body as it arrives; ``told`` is raised when it is longer than ``max_bytes``."""
         if (length := self.headers.get(b"content-length")) is not None and int(length) > max_bytes:
@@ -180,7 +208,12 @@ class Call:
                 return
 
     async def raw_body(self) -> bytes:
-        """The body, whatever it is."""
+        """The body, whatever it is. It may be asked for again."""
+        if self._raw is None:
+            self._raw = await self._read_body()
+        return self._raw
+
+    async def _read_body(self) -> bytes:
         limit = self.context.limits.body_bytes
         # A length that is not a number never gets here: the parser refuses it.
         if (length := self.headers.get(b"content-length")) is not None and int(length) > limit:
@@ -206,6 +239,13 @@ class Call:
                     message = await self._receive()
         except TimeoutError:
             raise _too_slow() from None
+
+
+async def reading(raw: bytes, read: Callable[[bytes], T]) -> T:
+    """What ``read`` makes of a body, however long that takes, with nobody kept waiting for it."""
+    if len(raw) <= MAX_READ_AT_ONCE:
+        return read(raw)
+    return await asyncio.to_thread(read, raw)
 
 
 def _too_slow() -> BodyTooSlow:

@@ -23,7 +23,7 @@ class ListMessagesQuery(ListQuery):
 async def create_message(call: Call) -> Message:
     thread_id = call.path["thread_id"]
     request = await call.body(CreateMessageRequest)
-    return await call.write(lambda tx: conversation.add_message(tx, thread_id, request))
+    return await call.write_once(Message, lambda tx: conversation.add_message(tx, thread_id, request))
 
 
 async def list_messages(call: Call) -> Page[Message]:
@@ -50,7 +50,7 @@ async def modify_message(call: Call) -> Message:
             tx.messages.replace(message)
         return message
 
-    return await call.write(modify)
+    return await call.write_once(Message, modify)
 
 
 async def delete_message(call: Call) -> Deleted:

@@ -17,6 +17,7 @@ from threadkeep.contract.runs import (
     SubmitToolOutputsRequest,
 )
 from threadkeep.runs.lifecycle import Started
+from threadkeep.storage.outcomes import Once
 
 # How long a client that polls should wait: short for a run that has just begun, which a person waits for, longer for
 # one that takes its time anyway.
@@ -28,21 +29,27 @@ POLL_SLOWER_MS_PER_S = 50
 async def create_run(call: Call) -> Answer[Run] | EventStream:
     request = await call.body(CreateRunRequest)
     check_id("assistant_id", request.assistant_id, "asst")
-    started = await call.context.runs.create(call.project, call.path["thread_id"], request)
+    started = await call.context.runs.create(
+        call.project, call.path["thread_id"], request, once=await _once(call, request.stream)
+    )
     return _started(call, started, request.stream)
 
 
 async def create_thread_and_run(call: Call) -> Answer[Run] | EventStream:
     request = await call.body(CreateThreadAndRunRequest)
     check_id("assistant_id", request.assistant_id, "asst")
-    started = await call.context.runs.create_thread_and_run(call.project, request)
+    started = await call.context.runs.create_thread_and_run(
+        call.project, request, once=await _once(call, request.stream)
+    )
     return _started(call, started, request.stream)
 
 
 async def submit_tool_outputs(call: Call) -> Answer[Run] | EventStream:
     request = await call.body(SubmitToolOutputsRequest)
     thread_id, run_id = call.path["thread_id"], call.path["run_id"]
-    started = await call.context.runs.submit_tool_outputs(call.project, thread_id, run_id, request)
+    started = await call.context.runs.submit_tool_outputs(
+        call.project, thread_id, run_id, request, once=await _once(call, request.stream)
+    )
     return _started(call, started, request.stream)
 
 
@@ -59,11 +66,18 @@ async def get_run(call: Call) -> Answer[Run]:
 
 async def modify_run(call: Call) -> Run:
     request = await call.body(ModifyRunRequest)
-    return await call.context.runs.modify(call.project, call.path["thread_id"], call.path["run_id"], request)
+    thread_id, run_id = call.path["thread_id"], call.path["run_id"]
+    return await call.context.runs.modify(call.project, thread_id, run_id, request, once=await call.once())
 
 
 async def cancel_run(call: Call) -> Answer[Run]:
-    return _polled(await call.context.runs.cancel(call.project, call.path["thread_id"], call.path["run_id"]))
+    thread_id, run_id = call.path["thread_id"], call.path["run_id"]
+    return _polled(await call.context.runs.cancel(call.project, thread_id, run_id, once=await call.once()))
+
+
+async def _once(call: Call, stream: bool | None) -> Once | None:
+    """A stream is not repeated: what it said is not kept."""
+    return None if stream else await call.once()
 
 
 def _started(call: Call, started: Started, stream: bool | None) -> Answer[Run] | EventStream:

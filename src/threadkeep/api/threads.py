@@ -27,7 +27,7 @@ class ListThreadsQuery(ListQuery):
 
 async def create_thread(call: Call) -> Thread:
     request = await call.body(CreateThreadRequest)
-    return await call.write(lambda tx: conversation.create_thread(tx, request))
+    return await call.write_once(Thread, lambda tx: conversation.create_thread(tx, request))
 
 
 async def list_threads(call: Call) -> Page[Thread]:
@@ -43,7 +43,7 @@ async def get_thread(call: Call) -> Thread:
 async def modify_thread(call: Call) -> Thread:
     thread_id = call.path["thread_id"]
     request = await call.body(ModifyThreadRequest)
-    return await call.write(lambda tx: conversation.modify_thread(tx, thread_id, request))
+    return await call.write_once(Thread, lambda tx: conversation.modify_thread(tx, thread_id, request))
 
 
 async def delete_thread(call: Call) -> Deleted:

@@ -16,7 +16,8 @@ from threadkeep.files.uploads import too_many_bytes
 
 
 async def create_upload(call: Call) -> Upload:
-    return await call.context.uploads.create(call.project, await call.body(CreateUploadRequest))
+    request = await call.body(CreateUploadRequest)
+    return await call.context.uploads.create(call.project, request, once=await call.once())
 
 
 async def add_upload_part(call: Call) -> UploadPart:

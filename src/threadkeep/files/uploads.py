@@ -20,6 +20,7 @@ from threadkeep.contract.ids import created_at, new_id
 from threadkeep.contract.uploads import MAX_PARTS, CompleteUploadRequest, CreateUploadRequest, Upload, UploadPart
 from threadkeep.logs import Log
 from threadkeep.storage.blobs import Blob
+from threadkeep.storage.outcomes import Once, do_once
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.storage.uploads import StoredUpload
 
@@ -41,8 +42,8 @@ class Uploads:
         self._store = store
         self._contents = contents
 
-    async def create(self, project: str, request: CreateUploadRequest) -> Upload:
-        """``createUpload``."""
+    async def create(self, project: str, request: CreateUploadRequest, *, once: Once | None = None) -> Upload:
+        """``createUpload``; with ``once``, again and again for one upload."""
         now = created_at()
         upload = Upload(
             id=new_id("upload"),
@@ -56,12 +57,13 @@ class Uploads:
         )
         expires_s = None if request.expires_after is None else request.expires_after.seconds
 
-        def write(tx: Transaction) -> None:
+        def write(tx: Transaction) -> Upload:
             tx.uploads.insert(upload, file_expires_s=expires_s)
             tx.work.insert(UPLOAD, upload.id, due_at_ms=upload.expires_at * 1000)
+            return upload
 
-        await self._store.write(project, write)
-        return upload
+        created, _ = await self._store.write(project, lambda tx: do_once(tx, once, Upload, lambda: write(tx)))
+        return created
 
     async def room(self, project: str, upload_id: str) -> int:
         """How many bytes the upload still takes; refused unless it takes parts."""

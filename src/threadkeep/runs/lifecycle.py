@@ -27,6 +27,7 @@ from threadkeep.contract.runs import (
 from threadkeep.contract.threads import CreateThreadRequest, Thread
 from threadkeep.contract.tools import ToolResources, TruncationStrategy
 from threadkeep.logs import Log
+from threadkeep.storage.outcomes import Once, do_once
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
 from threadkeep.worker import Worker
@@ -51,7 +52,8 @@ class Started(NamedTuple):
 
 
 class Runs:
-    """The verbs, on one store and one worker."""
+    """The verbs, on one store and one worker. A verb with ``once`` is carried out once, however often it is asked for;
+    then it answers what it answered the first time."""
 
     def __init__(self, store: Store, worker: Worker, execution: Execution, *, run_expires_s: int) -> None:
         self._store = store
@@ -60,7 +62,9 @@ class Runs:
         self._run_expires_s = run_expires_s
         self._watching: set[asyncio.Task[None]] = set()
 
-    async def create(self, project: str, thread_id: str, request: CreateRunRequest) -> Started:
+    async def create(
+        self, project: str, thread_id: str, request: CreateRunRequest, *, once: Once | None = None
+    ) -> Started:
         """``createRun``."""
 
         def write(tx: Transaction) -> tuple[Run, list[Event]]:
@@ -68,9 +72,11 @@ class Runs:
             run = self._insert(tx, thread, request, named=None)
             return run, [Event("thread.run.created", run), Event("thread.run.queued", run)]
 
-        return await self._start(project, write)
+        return await self._start(project, write, once)
 
-    async def create_thread_and_run(self, project: str, request: CreateThreadAndRunRequest) -> Started:
+    async def create_thread_and_run(
+        self, project: str, request: CreateThreadAndRunRequest, *, once: Once | None = None
+    ) -> Started:
         """``createThreadAndRun``."""
 
         def write(tx: Transaction) -> tuple[Run, list[Event]]:
@@ -83,10 +89,16 @@ class Runs:
                 Event("thread.run.queued", run),
             ]
 
-        return await self._start(project, write)
+        return await self._start(project, write, once)
 
     async def submit_tool_outputs(
-        self, project: str, thread_id: str, run_id: str, request: SubmitToolOutputsRequest
+        self,
+        project: str,
+        thread_id: str,
+        run_id: str,
+        request: SubmitToolOutputsRequest,
+        *,
+        once: Once | None = None,
     ) -> Started:
         """``submitToolOutputs``: all outputs at once; the run is queued again."""
 
@@ -102,22 +114,26 @@ class Runs:
             run = advance(tx, run, "queued")
             return run, [Event(STEP_EVENTS["completed"], step), Event("thread.run.queued", run)]
 
-        return await self._start(project, write, again=True)
+        return await self._start(project, write, once, again=True)
 
-    async def cancel(self, project: str, thread_id: str, run_id: str) -> Run:
+    async def cancel(self, project: str, thread_id: str, run_id: str, *, once: Once | None = None) -> Run:
         """``cancelRun``: answers at once; the holder of the run stops and ends it."""
 
         terms = self._worker.insist()
 
-        def write(tx: Transaction) -> tuple[Run, bool]:
+        def cancel(tx: Transaction) -> Run:
             tx.threads.get(thread_id)
             run = tx.runs.lock(thread_id, run_id)
             if run.status not in ("queued", "in_progress", "requires_action"):
                 raise InvalidRequest(f"Cannot cancel run with status '{run.status}'.")
             run = advance(tx, run, "cancelling")
             tx.work.interrupt(KIND, run_id)
+            return run
+
+        def write(tx: Transaction) -> tuple[Run, bool]:
+            run, is_repeated = do_once(tx, once, Run, lambda: cancel(tx))
             # Nobody works on it: it is ended here at once, also by a node that has no room for a turn.
-            return run, terms is not None and tx.work.touch(KIND, run_id, lease=terms)
+            return run, terms is not None and not is_repeated and tx.work.touch(KIND, run_id, lease=terms)
 
         async def commit_and_interrupt() -> Run:
             try:
@@ -136,7 +152,9 @@ class Runs:
 
         return await asyncio.shield(asyncio.create_task(commit_and_interrupt()))
 
-    async def modify(self, project: str, thread_id: str, run_id: str, request: ModifyRunRequest) -> Run:
+    async def modify(
+        self, project: str, thread_id: str, run_id: str, request: ModifyRunRequest, *, once: Once | None = None
+    ) -> Run:
         """``modifyRun``: its metadata."""
 
         def write(tx: Transaction) -> Run:
@@ -147,7 +165,8 @@ class Runs:
                 tx.runs.replace(run, was=run.status)
             return run
 
-        return await self._store.write(project, write)
+        run, _ = await self._store.write(project, lambda tx: do_once(tx, once, Run, lambda: write(tx)))
+        return run
 
     async def close(self) -> None:
         """Stops watching for readers; runs go on."""
@@ -175,19 +194,38 @@ class Runs:
         return run
 
     async def _start(
-        self, project: str, write: Callable[[Transaction], tuple[Run, list[Event]]], *, again: bool = False
+        self,
+        project: str,
+        write: Callable[[Transaction], tuple[Run, list[Event]]],
+        once: Once | None,
+        *,
+        again: bool = False,
     ) -> Started:
         # Shielded: between the commit and the start of the work lies no point at which a caller may give up.
-        return await asyncio.shield(asyncio.create_task(self._commit_and_begin(project, write, again)))
+        return await asyncio.shield(asyncio.create_task(self._commit_and_begin(project, write, once, again)))
 
     async def _commit_and_begin(
-        self, project: str, write: Callable[[Transaction], tuple[Run, list[Event]]], again: bool
+        self,
+        project: str,
+        write: Callable[[Transaction], tuple[Run, list[Event]]],
+        once: Once | None,
+        again: bool,
     ) -> Started:
         """Commits ``write`` together with the work to be done, leased to this node where it has room for it."""
         terms = self._worker.offer()
 
-        def with_work(tx: Transaction) -> tuple[Run, list[Event], str | None, bool]:
-            run, written = write(tx)
+        def with_work(tx: Transaction) -> tuple[Run, list[Event] | None, str | None, bool]:
+            """No events: the run was begun by an earlier request of the same."""
+            written: list[Event] = []
+
+            def begin() -> Run:
+                run, events = write(tx)
+                written.extend(events)
+                return run
+
+            run, is_repeated = do_once(tx, once, Run, begin)
+            if is_repeated:
+                return run, None, None, False
             if again:
                 return run, written, tx.steps.last_id(run.id), tx.work.touch(KIND, run.id, lease=terms)
             tx.work.insert(KIND, run.id, thread=run.thread_id, lease=terms)
@@ -200,6 +238,11 @@ class Runs:
                 self._worker.decline()
             raise
         events = EventLog()
+        if written is None:
+            if terms is not None:
+                self._worker.decline()
+            events.close("The run was begun by an earlier request.")
+            return Started(run, events)
         events.append(written)
         if terms is not None and leased:
             self._worker.adopt(_lease(project, run, terms), Prepared(run, events))

@@ -4,6 +4,7 @@ projects
 ├── keys
 ├── assistants
 ├── files                 what they contain lies in blobs, see `blobs`
+├── outcomes              of requests with an Idempotency-Key, for a day
 ├── uploads
 │   └── upload_parts      until the upload is completed: then their blobs are the file's
 └── threads
@@ -109,6 +110,17 @@ upload_parts = sa.Table(
     sa.Column("blob", sa.Text, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.ForeignKeyConstraint(["project_id", "upload_id"], ["uploads.project_id", "uploads.id"], ondelete="CASCADE"),
+)
+
+outcomes = sa.Table(
+    "outcomes",
+    metadata,
+    sa.Column("project_id", _ID, sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    # Of the client's key, SHA-256 in hexadecimal: it may be long, and it may be a secret.
+    _id("id", primary_key=True),
+    # The same of the request.
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
 )
 
 threads = sa.Table(

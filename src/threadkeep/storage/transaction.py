@@ -4,6 +4,7 @@ from threadkeep.storage.assistants import Assistants
 from threadkeep.storage.files import Files
 from threadkeep.storage.keys import Keys, Projects
 from threadkeep.storage.messages import Messages
+from threadkeep.storage.outcomes import Outcomes
 from threadkeep.storage.run_steps import RunSteps
 from threadkeep.storage.runs import Runs
 from threadkeep.storage.statements import Bound, Connection
@@ -34,6 +35,10 @@ class Transaction:
     @property
     def files(self) -> Files:
         return Files(Bound(self._connection, self.project))
+
+    @property
+    def outcomes(self) -> Outcomes:
+        return Outcomes(Bound(self._connection, self.project))
 
     @property
     def uploads(self) -> Uploads:
