@@ -10,7 +10,7 @@ from threadkeep.contract.errors import InvalidRequest
 from threadkeep.contract.files import CreateFileRequest
 from threadkeep.contract.messages import CreateMessageRequest
 from threadkeep.contract.paging import ListQuery
-from threadkeep.contract.reading import MAX_DEPTH, check_id, read_json, read_query
+from threadkeep.contract.reading import MAX_DEPTH, MAX_VALUES, check_id, read_json, read_query
 from threadkeep.contract.runs import (
     CreateRunRequest,
     CreateThreadAndRunRequest,
@@ -621,7 +621,7 @@ def test_the_deepest_allowed_body_is_read() -> None:
     assert read_json(CreateAssistantRequest, nested(MAX_DEPTH)).tools
 
 
-@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 500, 5_000, 200_000])
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 500, 5_000, 90_000])
 def test_a_body_nested_deeper_is_refused(levels: int) -> None:
     assert refusal(CreateAssistantRequest, nested(levels)).message == (
         "The JSON body of your request is nested too deeply: more than 64 levels."
@@ -631,6 +631,33 @@ def test_a_body_nested_deeper_is_refused(levels: int) -> None:
 @pytest.mark.parametrize("raw", [b"[" * 1_000_000, b'{"a":' * 1_000_000, b'"' + rb"\"" * 500_000 + b"[" * 100])
 def test_a_recursion_bomb_is_refused(raw: bytes) -> None:
     refusal(CreateThreadRequest, raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" * (MAX_VALUES + 1),
+        b'{"messages":[' + b"[]," * (MAX_VALUES // 2) + b"1]}",
+        b'{"metadata":{' + b'"a":1,' * MAX_VALUES + b'"z":1}}',
+    ],
+    ids=["brackets", "arrays", "properties"],
+)
+def test_a_body_of_more_values_than_any_request_has_is_refused(raw: bytes) -> None:
+    assert refusal(CreateThreadRequest, raw).message == (
+        "The JSON body of your request has too many values: at most 100,000 are accepted."
+    )
+
+
+def test_what_stands_in_texts_is_no_value() -> None:
+    body = {"messages": [message(content="a, b, [c], {d}, \\" * 12_000)] * 3}
+
+    assert len(read_json(CreateThreadRequest, json.dumps(body).encode()).messages or []) == 3
+
+
+def test_the_most_values_allowed_are_read() -> None:
+    body = json.dumps({"file_ids": [f"file-{number}" for number in range(MAX_VALUES - 2)]}).encode()
+
+    assert refusal(CreateVectorStoreFileBatchRequest, body).code == "array_above_max_length"
 
 
 def test_many_brackets_side_by_side_are_not_deep() -> None:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from starlette.types import Receive, Send
 
-from threadkeep.api.call import Call, ClientGone
+from threadkeep.api.call import Call, ClientGone, reading
 from threadkeep.contract.reading import read_json
 from threadkeep.upstream.relay import PASSED_ON, Operation, Relayed, named_model
 from threadkeep.upstream.upstreams import Upstreams
@@ -127,7 +127,7 @@ async def _pass(call: Call, operation: Operation, *, default: str | None = None)
     body = await call.raw_body()
     # In Azure's form the deployment in the path counts, whatever the body says.
     model = call.path.get("deployment", default)
-    named = _named(body, needed=model is None)
+    named = await reading(body, lambda raw: _named(raw, needed=model is None))
     if "deployment" not in call.path and named is not None:
         model = named
     assert model is not None
