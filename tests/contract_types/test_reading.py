@@ -142,6 +142,12 @@ def test_a_list_is_filled_by_repetition(name: str) -> None:
     assert read_query(Everything, [(name, INCLUDE), (name, INCLUDE)]).include == [INCLUDE, INCLUDE]
 
 
+def test_an_object_given_as_text_too_is_taken_for_what_came_last() -> None:
+    assert read_query(Everything, [("metadata", "x"), ("metadata[user]", "u1")]).metadata == {"user": "u1"}
+    with pytest.raises(InvalidRequest, match="expected a metadata object, but got a string"):
+        read_query(Everything, [("metadata[user]", "u1"), ("metadata", "x")])
+
+
 def test_bracketed_names_fill_an_object() -> None:
     read = read_query(Everything, [("metadata[user]", "u1"), ("metadata[count]", "5"), ("metadata[empty]", "")])
 

@@ -91,7 +91,10 @@ def read_query(type_: type[T], pairs: Sequence[tuple[str, str]]) -> T:
         if "\0" in text or "\0" in rest:
             raise _nul(name)
         if bracket and "object" in kinds:
-            given.setdefault(name, {})[rest.removesuffix("]")] = text
+            # One given in both ways is taken for what it was given as last.
+            if not isinstance(given.get(name), dict):
+                given[name] = {}
+            given[name][rest.removesuffix("]")] = text
         elif "array" in kinds:
             given.setdefault(name, []).append(text)
         elif not bracket and text:
