@@ -157,6 +157,13 @@ def test_a_blob_whose_row_never_came_goes_when_it_is_due(tenant: Tenant, s3: S3)
     assert stored(tenant, [blob.key], s3) == []
 
 
+def test_a_file_that_was_answered_is_no_orphan(tenant: Tenant) -> None:
+    tenant.upload()
+    add(tenant, begin(tenant))
+
+    assert waiting(tenant, "blob") == []
+
+
 def test_a_row_never_comes_to_name_a_blob_that_was_swept(tenant: Tenant) -> None:
     with pytest.raises(Unavailable):
         tenant.server.call(

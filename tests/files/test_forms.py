@@ -1,5 +1,6 @@
 """Forms as nobody should send them: the answer is a refusal in the envelope, never a failure, and nothing is kept."""
 
+import asyncio
 import socket
 import time
 
@@ -7,10 +8,12 @@ import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.types import Message, Scope
 
 from tests.files.conftest import Tenant
 from tests.files.due import until_done, waiting
 from tests.support.refusals import refused
+from threadkeep import api
 
 PURPOSE = b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nvision\r\n'
 FILE = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhello\r\n'
@@ -128,6 +131,50 @@ def test_what_was_stored_of_a_refused_form_is_soon_deleted(tenant: Tenant) -> No
     refused(send(tenant, FILE + PURPOSE.replace(b"vision", b"nonsense") + END), 400)
 
     until_done(tenant, "blob")
+
+
+@pytest.mark.parametrize(
+    "limits", [api.Limits(body_s=0.05), api.Limits(body_s=0.2, least_bytes_per_s=10**9)], ids=["silent", "slow"]
+)
+def test_a_client_that_sends_too_slowly_is_not_waited_for(tenant: Tenant, limits: api.Limits) -> None:
+    parts = tenant.server.parts
+
+    async def anybody(_key: str | None) -> str:
+        return tenant.project
+
+    context = api.Context(
+        store=parts.store,
+        runs=parts.runs,
+        contents=parts.contents,
+        uploads=parts.uploads,
+        upstreams=parts.upstreams,
+        authenticate=anybody,
+        version="x",
+        limits=limits,
+    )
+    sent: list[Message] = []
+    pieces = iter([PURPOSE, FILE[:-20]])
+
+    async def receive() -> Message:
+        if limits.body_s < 0.1:
+            return await asyncio.get_running_loop().create_future()
+        # Each piece comes before its time is over, and all of them too slowly.
+        await asyncio.sleep(0.15)
+        return {"type": "http.request", "body": next(pieces, b"x"), "more_body": True}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/files",
+        "query_string": b"",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=b")],
+    }
+    tenant.server.call(lambda: api.build(context)(scope, receive, send))
+
+    assert sent[0]["status"] == 408
 
 
 def test_a_client_that_goes_away_leaves_no_file(tenant: Tenant) -> None:

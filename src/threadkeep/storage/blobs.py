@@ -191,7 +191,7 @@ class S3Blobs:
     """Blobs in a bucket. Credentials, region and endpoint are those of the usual ``AWS_…`` variables."""
 
     # S3 takes parts from 5 MiB on, 10,000 of them. Two are under way while the next one fills.
-    _PART_BYTES = 8 * 1024**2
+    _PART_BYTES = 5 * 1024**2
     _PARTS_AT_ONCE = 2
     # How much is asked for at once: each request costs the way there and back.
     _READ_BYTES = 4 * 1024**2
@@ -218,18 +218,18 @@ class S3Blobs:
         size = 0
         source = aiter(pieces)
 
-        async def gather() -> bytes:
-            """A part's worth of pieces, or what is left of them."""
+        async def gathered(least: int) -> bytes:
+            """So many bytes, and a piece more at most; fewer where they end."""
             nonlocal size
-            part = bytearray()
+            some = bytearray()
             async for piece in source:
-                part += piece
-                if len(part) >= self._PART_BYTES:
+                some += piece
+                if len(some) >= least:
                     break
-            size += len(part)
-            return bytes(part)
+            size += len(some)
+            return bytes(some)
 
-        first = await gather()
+        first = await gathered(self._PART_BYTES)
         if size < self._PART_BYTES:
             # One request instead of three.
             await self._asked(key, obstore.put_async(self._store, key, first), is_write=True)
@@ -237,10 +237,10 @@ class S3Blobs:
 
         async def parts() -> AsyncGenerator[bytes, None]:
             nonlocal first
-            yield first
-            first = b""
-            while part := await gather():
-                yield part
+            piece, first = first, b""
+            while piece:
+                yield piece
+                piece = await gathered(PIECE_BYTES)
 
         # What ``pieces`` raise ends the upload at the store too, and comes out here as it is.
         await self._asked(
