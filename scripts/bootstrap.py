@@ -39,6 +39,9 @@ def main(command: str, arguments: list[str]) -> NoReturn:
         case ["check", *rest]:
             set_up("dev")
             become([PYTHON, ROOT / "scripts" / "check.py", *rest])
+        case ["clients", *rest]:
+            set_up("dev")
+            become([PYTHON, ROOT / "scripts" / "clients.py", *rest])
         case ["lock", *rest]:
             become([sys.executable, ROOT / "scripts" / "lock.py", *rest])
         case _:

@@ -39,10 +39,27 @@ def main() -> None:
             "--quiet",
             asked.relative_to(ROOT),
             *LOCKS.get(name, []),
+            # What a client asks for and cannot have here, because there is no wheel.
+            *(("--override", override) if (override := asked.with_suffix(".override")).exists() else ()),
             *fixed,
             *sys.argv[1:],
         ]
         subprocess.run([*command, "--output-file", f"locks/{name}.txt"], cwd=ROOT, check=True)
+    for package in sorted((ROOT / "locks" / "clients").glob("*/package.json")):
+        lock_node(package.parent)
+
+
+def lock_node(folder: Path) -> None:
+    """package-lock.json without the addresses that npm notes: digests are kept, so any registry will do."""
+    npm = shutil.which("npm") or sys.exit("./run lock needs npm for the clients in Node.js.")
+    options = [
+        "--package-lock-only",
+        "--ignore-scripts",
+        "--omit-lockfile-registry-resolved",
+        "--no-audit",
+        "--no-fund",
+    ]
+    subprocess.run([npm, "install", "--silent", *options], cwd=folder, check=True)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ OTHERS = {
 }
 TEST_FLAGS = {"--strict", "--system"}
 LOCK_FLAGS = {"--upgrade"}
+CLIENT_FLAGS = {"--record"}
 
 
 def flags_of(command: ArgumentParser) -> Iterator[str]:
@@ -73,7 +74,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_flag_that_is_mentioned_exists(page: Path) -> None:
-    known = set(flags_of(parser())) | benchmark_flags() | OTHERS | TEST_FLAGS | LOCK_FLAGS
+    known = set(flags_of(parser())) | benchmark_flags() | OTHERS | TEST_FLAGS | LOCK_FLAGS | CLIENT_FLAGS
     assert set(FLAG.findall(page.read_text("utf-8"))) - known == set()
 
 

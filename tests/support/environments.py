@@ -15,3 +15,12 @@ def environment(name: str) -> Path:
         return environments.environment(name)
     except environments.NotInstalled as error:
         missing(f"packages of {name} ({error})", fix=f".venv/bin/python scripts/environments.py {name}")
+
+
+@cache
+def node_environment(name: str) -> Path:
+    """The node_modules of the environment, likewise."""
+    try:
+        return environments.node_environment(name)
+    except environments.NotInstalled as error:
+        missing(f"packages of {name} ({error})", fix="a network in which npm reaches a registry")
