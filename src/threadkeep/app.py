@@ -97,6 +97,7 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
             authenticate=api.Authenticator(store, open_project=DEFAULT_PROJECT_ID if takes_any_key else None),
             version=__version__,
             strict_beta=settings.strict_beta,
+            cors_origins=settings.cors_origins,
             health=[
                 api.HealthPart("database", lambda: store.read(None, lambda tx: tx.keys.any())),
                 api.HealthPart("blobs", bytes_of_files.check),

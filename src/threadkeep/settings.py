@@ -143,6 +143,17 @@ def _blobs_url(value: str) -> str:
     raise ValueError(f"'{shown}' is neither a file:///folder nor an s3://bucket/prefix URL")
 
 
+def _origins(value: str) -> tuple[str, ...]:
+    origins = tuple(dict.fromkeys(origin for part in value.split(",") if (origin := part.strip().rstrip("/"))))
+    for origin in origins:
+        if origin == "*" or origin == "null":
+            continue
+        parts = _split(origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}" != origin:
+            raise ValueError(f"{_quoted(origin)} is not an origin: a scheme, a host and perhaps a port, and no path")
+    return tuple(origin.lower() for origin in origins)
+
+
 def _quirks(value: str) -> str:
     from threadkeep.upstream.quirks import QUIRKS  # noqa: PLC0415 - most starts name none
 
@@ -160,6 +171,7 @@ FILE = Kind("FILE", _path)
 UPSTREAM_URL = Kind("URL", _upstream_url)
 BLOBS_URL = Kind("URL", _blobs_url)
 DATABASE_URL = Kind("URL", _database_url)
+ORIGINS = Kind("ORIGINS", _origins)
 QUIRKS_NAME = Kind("NAME", _quirks)
 CODE_INTERPRETER: Kind[CodeInterpreter] = one_of(("auto", "on", "off"))
 ASSISTANTS_DOWNLOADS: Kind[AssistantsDownloads] = one_of(("allow", "refuse"))
@@ -223,6 +235,14 @@ class Settings:
         "on",
         group="Server",
         default_shown="off",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        ORIGINS,
+        (),
+        "Web pages of which origins may use the server from a browser; `*` for all.",
+        "https://app.example,http://localhost:3000",
+        group="Server",
+        default_shown="none",
     )
     data_dir: Path = setting(
         FOLDER,
@@ -377,6 +397,8 @@ class Settings:
             return "none"
         if isinstance(value, bool):
             return "on" if value else "off"
+        if isinstance(value, tuple):
+            return ",".join(cast("tuple[str, ...]", value)) or "none"
         return "***" if ROWS[name].is_secret else without_password(str(value))
 
     def secrets(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl
@@ -71,6 +71,8 @@ class Context:
     version: str
     # Whether a call of the beta must say which version it speaks.
     strict_beta: bool = False
+    # Web pages of which origins may read the answers.
+    cors_origins: Collection[str] = ()
     # What `GET /health/ready` asks.
     health: Sequence[HealthPart] = ()
     limits: Limits = Limits()

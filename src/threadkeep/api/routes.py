@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from threadkeep.api import assistants, files, health, messages, models, passthrough, run_steps, runs, threads, uploads
 from threadkeep.api import assistants_v1 as v1
 from threadkeep.api.call import Context
+from threadkeep.api.cors import Cors
 from threadkeep.api.edge import Edge
 from threadkeep.api.reference import Reference
 from threadkeep.api.resource import FormBody, Operation, Public, PublicEndpoint, Resource
@@ -210,7 +211,8 @@ def build(context: Context, *, lifespan: Lifespan[Any] | None = None) -> ASGIApp
         Route(prefix + path, Resource(context, path, operations)) for prefix in PREFIXES for path, operations in paths
     ]
     routes += [Route(path, Public(context, path, endpoint)) for path, endpoint in PUBLIC]
-    return Edge(Router(routes, redirect_slashes=False, default=unrouted, lifespan=lifespan))
+    app = Edge(Router(routes, redirect_slashes=False, default=unrouted, lifespan=lifespan))
+    return Cors(app, context.cors_origins) if context.cors_origins else app
 
 
 async def unrouted(scope: Scope, receive: Receive, send: Send) -> None:
