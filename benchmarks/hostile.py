@@ -94,6 +94,7 @@ class Hostile:
     def _send(self, share: list[HostileRequest]) -> None:
         wire = Wire(self._port)
         due = time.perf_counter()
+        ids: dict[str, str] = {}
         with client(self._url, self._key) as http:
             for number, request in enumerate(share):
                 if number % LIVES == 0:
