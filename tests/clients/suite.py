@@ -75,6 +75,13 @@ CLIENTS = (
         "langchain_runnable.py",
     ),
     Client(
+        "langchain-js",
+        "LangChain.js OpenAIAssistantRunnable",
+        "langchain-js",
+        ("langchain", "@langchain/core", "@langchain/openai", "openai"),
+        "langchain_js.cjs",
+    ),
+    Client(
         "llama-index",
         "LlamaIndex OpenAIAssistantAgent",
         "llama-index",
@@ -154,6 +161,7 @@ def run(client: Client, folder: Path) -> Outcome:
             "HTTP_PROXY": "http://127.0.0.1:9",
             "HTTPS_PROXY": "http://127.0.0.1:9",
             "NO_PROXY": "127.0.0.1,localhost",
+            "NODE_USE_ENV_PROXY": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             **more,
         }

@@ -78,3 +78,33 @@ def test_a_failed_installation_says_so_and_is_tried_again(place: Path, installer
 
     installer.has_network = True
     assert environments.environment("bad").is_file()
+
+
+def node_project(place: Path, locked: str) -> None:
+    """A package that asks for nothing, and a lock that says so."""
+    folder = place / "locks/web"
+    folder.mkdir(exist_ok=True)
+    (folder / "package.json").write_text('{"name": "web", "private": true}')
+    (folder / "package-lock.json").write_text(locked)
+
+
+def test_an_environment_for_node_is_made_once_and_anew_when_its_lock_changes(place: Path) -> None:
+    lock = '{"name": "web", "lockfileVersion": 3, "requires": true, "packages": {"": {"name": "web"}}}'
+    made = place / "made/web/package-lock.json"
+
+    node_project(place, lock)
+    modules = environments.node_environment("web")
+    first = made.stat().st_ino
+    environments.node_environment("web")
+    assert (modules, made.stat().st_ino) == (place / "made/web/node_modules", first)
+
+    node_project(place, lock + "\n")
+    environments.node_environment("web")
+    assert made.read_text() == lock + "\n"
+
+
+def test_a_failed_installation_for_node_says_so(place: Path) -> None:
+    node_project(place, "no lock")
+
+    with pytest.raises(environments.NotInstalled, match="made/web could not be made: npm ci"):
+        environments.node_environment("web")

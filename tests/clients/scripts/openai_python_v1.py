@@ -1,5 +1,7 @@
 """openai-python of the v1 beta (1.1 to 1.20): files and retrieval on assistants and messages."""
 
+import asyncio
+
 import openai
 from told import ASKS_WEATHER, MODEL, WEATHER, doing, equal, raising, written
 
@@ -93,6 +95,39 @@ with doing("function: requires_action, submit_tool_outputs_and_poll"):
     equal(run.status, "completed")
     answer = client.beta.threads.messages.list(run.thread_id).data[0]
     equal(answer.content[0].text.value, "get_weather answered: 4 degrees")
+
+
+async def asynchronous():
+    async with openai.AsyncOpenAI() as client:
+        with doing("async: message with a file, run by create_and_poll"):
+            thread = await client.beta.threads.create()
+            await client.beta.threads.messages.create(
+                thread.id, role="user", content="say: Asynchronously.", file_ids=[file.id]
+            )
+            run = await client.beta.threads.runs.create_and_poll(
+                thread_id=thread.id, assistant_id=assistant.id, poll_interval_ms=50
+            )
+            equal(run.status, "completed")
+            said = [m.content[0].text.value async for m in client.beta.threads.messages.list(thread.id, limit=1)]
+            equal(said, ["Asynchronously.", "say: Asynchronously."])
+
+        with doing("async: run by stream"):
+            pieces = []
+
+            class Collector(openai.AsyncAssistantEventHandler):
+                async def on_text_delta(self, delta, snapshot):
+                    pieces.append(delta.value)
+
+            async with client.beta.threads.create_and_run_stream(
+                assistant_id=assistant.id,
+                thread={"messages": [{"role": "user", "content": "count to 20"}]},
+                event_handler=Collector(),
+            ) as stream:
+                await stream.until_done()
+            equal("".join(pieces), " ".join(map(str, range(1, 21))))
+
+
+asyncio.run(asynchronous())
 
 with doing("what is no longer there: 404"):
     with raising(openai.NotFoundError, "No thread found with id 'thread_000000000000000000000000'."):
