@@ -8,6 +8,7 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
@@ -24,19 +25,32 @@ POLL_S = 0.5
 RENEW_S = 1.0
 # An item whose handling broke unexpectedly is claimed again after this long, by any node.
 RETRY_S = 1.0
+# Within this the store answers, if only that it is away.
+_ANSWER_S = 10.0
 
 
 class Held:
     """An item while it is being handled here."""
 
-    def __init__(self, lease: Lease, prepared: object) -> None:
+    def __init__(self, lease: Lease, prepared: object, *, live_until: float) -> None:
         self.lease = lease
+        # By `time.monotonic`. From then on somebody else may have taken the item over, for all that is known here.
+        self.live_until = live_until
         # What whoever made the item on this node knows of it already; None when it was claimed from the table.
         self.prepared = prepared
         # Set when somebody asks the holder to stop what it does and look at the item anew.
         self.interrupted = asyncio.Event()
         # The handler sets it once its lease is finished or given back: from then on the worker lets it be.
         self.settled = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the lease is certain not to have run out. Without that nothing may be shown that is not stored."""
+        return time.monotonic() < self.live_until
+
+    def extend(self, live_until: float) -> None:
+        """The lease was renewed, by a statement sent so long ahead of ``live_until`` as a lease lasts."""
+        self.live_until = max(self.live_until, live_until)
 
 
 Handle = Callable[[Held], Awaitable[None]]
@@ -52,8 +66,9 @@ class Worker:
         self._max_concurrent = max_concurrent
         self._lease_s = lease_s
         self._held: dict[tuple[str, str], tuple[Held, asyncio.Task[None]]] = {}
-        # Leases offered and not yet taken up or declined.
-        self._promised = 0
+        # Leases offered and not yet taken up or declined: their tokens, with the time of the offer.
+        self._promised: dict[str, float] = {}
+        self._kept = asyncio.Event()
         # A claim is on its way: leases may exist of which nothing is known here yet.
         self._claiming = False
         self._draining = False
@@ -67,7 +82,8 @@ class Worker:
     def offer(self) -> LeaseTerms | None:
         """Terms of a lease for an item about to be stored, or None when this node has no room for it.
 
-        Whoever gets terms calls ``adopt`` once the item is committed under them, or else ``decline``.
+        Whoever gets terms calls ``adopt`` once the item is committed under them, or else ``decline``, and soon: the
+        server does not stop before.
         """
         return self.insist() if self._room() > 0 else None
 
@@ -75,17 +91,20 @@ class Worker:
         """As ``offer``, also where there is no room: for work that is over as soon as it is looked at."""
         if self._draining:
             return None
-        self._promised += 1
-        return LeaseTerms(token=secrets.token_hex(16), node=self.node, lease_s=self._lease_s)
+        terms = LeaseTerms(token=secrets.token_hex(16), node=self.node, lease_s=self._lease_s)
+        self._promised[terms.token] = time.monotonic()
+        return terms
 
     def adopt(self, lease: Lease, prepared: object) -> None:
         """Starts at once on an item that was stored under an offered lease."""
-        self._promised -= 1
-        self._begin(lease, prepared)
+        self._begin(lease, prepared, since=self._promised.pop(lease.token))
+        self._kept.set()
 
-    def decline(self) -> None:
-        """An offered lease was not taken up."""
-        self._promised -= 1
+    def decline(self, terms: LeaseTerms | None) -> None:
+        """An offered lease was not taken up. None, where none was offered, is declined as well."""
+        if terms is not None:
+            del self._promised[terms.token]
+            self._kept.set()
 
     def wake(self) -> None:
         """There may be something due."""
@@ -101,8 +120,15 @@ class Worker:
     async def drain(self, grace_s: float) -> None:
         """Stops claiming, lets what is under way end within ``grace_s``, then makes the handlers hand over the rest."""
         self._draining = True
+        self.wake()
         claiming, *renewing = self._loops
-        claiming.cancel()
+        # Leases that are on their way to us are waited for: nobody else could hand them over.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_S):
+                await claiming
+                while self._promised:
+                    self._kept.clear()
+                    await self._kept.wait()
         if tasks := [task for _, task in self._held.values()]:
             _, late = await asyncio.wait(tasks, timeout=grace_s)
             for task in late:
@@ -113,10 +139,10 @@ class Worker:
         await asyncio.gather(*self._loops, return_exceptions=True)
 
     def _room(self) -> int:
-        return self._max_concurrent - len(self._held) - self._promised
+        return self._max_concurrent - len(self._held) - len(self._promised)
 
-    def _begin(self, lease: Lease, prepared: object) -> None:
-        held = Held(lease, prepared)
+    def _begin(self, lease: Lease, prepared: object, *, since: float) -> None:
+        held = Held(lease, prepared, live_until=since + self._lease_s)
         self._held[lease.item.kind, lease.item.key] = held, asyncio.create_task(self._run(held))
 
     async def _run(self, held: Held) -> None:
@@ -142,14 +168,15 @@ class Worker:
             log.warning("abandon_failed", error=error, kind=lease.item.kind, key=lease.item.key)
 
     async def _claim_loop(self) -> None:
-        while True:
+        while not self._draining:
             # Cleared ahead of the first await: a wake-up during the claim must not be lost.
             self._due.clear()
             try:
                 if (room := self._room()) > 0:
                     self._claiming = True
+                    asked_at = time.monotonic()
                     for lease in await self._claim(room):
-                        self._begin(lease, None)
+                        self._begin(lease, None, since=asked_at)
             except Exception as error:
                 # Whatever it was, the loop outlives it: without it no run on this node would ever end.
                 log.error("claim_failed", error=error)
@@ -175,7 +202,7 @@ class Worker:
             await asyncio.sleep(min(RENEW_S, self._lease_s / 3))
             if not self._held:
                 continue
-            before = list(self._held.values())
+            before, asked_at = list(self._held.values()), time.monotonic()
             try:
                 renewals = await self._store.write(None, lambda tx: tx.work.renew(self.node, lease_s=self._lease_s))
             except Exception as error:
@@ -187,18 +214,18 @@ class Worker:
                 if (lease.item.kind, lease.item.key, lease.token) not in interrupted:
                     if not held.settled:
                         task.cancel()
-                elif interrupted[lease.item.kind, lease.item.key, lease.token]:
+                    continue
+                held.extend(asked_at + self._lease_s)
+                if interrupted[lease.item.kind, lease.item.key, lease.token]:
                     held.interrupted.set()
             await self._release_unknown(renewals)
 
     async def _release_unknown(self, renewals: list[Renewal]) -> None:
         """Gives back leases of this node that nobody here works on: the answer to their claim never arrived."""
-        if self._promised:
-            # One of them may be on its way to `adopt`; the next renewal comes soon.
-            return
-        known = {(key, held.lease.token) for key, (held, _) in self._held.items()}
+        held = {(key, held.lease.token) for key, (held, _) in self._held.items()}
         for each in renewals:
-            if ((each.kind, each.key), each.token) not in known and not self._claiming:
+            is_known = ((each.kind, each.key), each.token) in held or each.token in self._promised
+            if not is_known and not self._claiming:
                 log.warning("lease_unknown", kind=each.kind, key=each.key)
                 with suppress(ThreadkeepError):
                     await self._store.write(

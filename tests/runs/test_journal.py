@@ -1,6 +1,7 @@
 """The one writer of a run: fenced by its lease, and silent about what is not stored."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -58,7 +59,13 @@ class Desk:
         await self.store.write(None, write)
 
 
-async def desk_on(store: Store, *, status: RunStatus = "queued", left: Callable[[Run], RunStep] | None = None) -> Desk:
+async def desk_on(
+    store: Store,
+    *,
+    status: RunStatus = "queued",
+    left: Callable[[Run], RunStep] | None = None,
+    lease_s: float = LEASE_S,
+) -> Desk:
     """A desk for a new run; ``left`` makes a step that a node that died has left open."""
     thread = a_thread()
     run = a_run(thread.id, status=status, expires_at=None)
@@ -80,8 +87,12 @@ async def desk_on(store: Store, *, status: RunStatus = "queued", left: Callable[
 
     steps = await store.write(PROJECT, write)
     item = WorkItem(kind=KIND, key=run.id, project=PROJECT, thread=thread.id)
-    held = Held(Lease(item=item, token="ours", attempts=0, until_ms=0, interrupted=False), None)
-    return Desk(store, Journal(store, held, LEASE_S, run, steps, EventLog()), held)
+    held = Held(
+        Lease(item=item, token="ours", attempts=0, until_ms=0, interrupted=False),
+        None,
+        live_until=time.monotonic() + lease_s,
+    )
+    return Desk(store, Journal(store, held, lease_s, run, steps, EventLog()), held)
 
 
 def _message_id(step: RunStep) -> str:
@@ -316,3 +327,22 @@ async def test_a_waiting_run_is_due_when_it_expires(store: Store) -> None:
     claimed = await store.write(None, lambda tx: tx.work.claim("another", [KIND], 1, LEASE_S))
     # Without a time to expire at it is due at once, and nobody holds it.
     assert [lease.item.key for lease in claimed] == [desk.journal.run.id]
+
+
+async def test_deltas_are_kept_back_while_the_lease_may_have_run_out(store: Store) -> None:
+    desk = await desk_on(store, lease_s=0)
+    await desk.journal.begin()
+    await desk.journal.open_message()
+    told = len(desk.names)
+
+    desk.journal.add_text(TextAdded("Hel"))
+    desk.journal.publish()
+    assert len(desk.names) == told
+    await desk.journal.end("completed")
+
+    assert desk.names[told:] == [
+        "thread.message.delta",
+        "thread.message.completed",
+        "thread.run.step.completed",
+        "thread.run.completed",
+    ]

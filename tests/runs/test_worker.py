@@ -8,7 +8,7 @@ import pytest
 
 from threadkeep.contract.errors import LeaseLost
 from threadkeep.storage import Store, Transaction
-from threadkeep.storage.work import Lease, WorkItem
+from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
 from threadkeep.worker import Handle, Held, Worker
 
 KIND = "chore"
@@ -38,6 +38,11 @@ async def until(claim: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not claim():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
+
+
+def adopted(key: str, terms: LeaseTerms) -> Lease:
+    item = WorkItem(kind=KIND, key=key, project=PROJECT, thread=None)
+    return Lease(item=item, token=terms.token, attempts=0, until_ms=0, interrupted=False)
 
 
 async def finish(store: Store, held: Held) -> None:
@@ -102,8 +107,7 @@ async def test_no_more_is_claimed_than_there_is_room_for(store: Store, chores: C
     async with working(store, chores.handle, max_concurrent=2) as worker:
         await until(lambda: len(chores.held) == 2)
         assert worker.offer() is None
-        assert worker.insist() is not None
-        worker.decline()
+        worker.decline(worker.insist())
         chores.may_end.set()
         await until(lambda: len(chores.held) == 3)
 
@@ -113,9 +117,8 @@ async def test_an_offered_lease_is_worked_on_at_once(store: Store, chores: Chore
         terms = worker.offer()
         assert terms is not None
         await store.write(PROJECT, lambda tx: tx.work.insert(KIND, "a", lease=terms))
-        item = WorkItem(kind=KIND, key="a", project=PROJECT, thread=None)
 
-        worker.adopt(Lease(item=item, token=terms.token, attempts=0, until_ms=0, interrupted=False), "known already")
+        worker.adopt(adopted("a", terms), "known already")
 
         await until(lambda: len(chores.held) == 1)
         assert chores.held[0].prepared == "known already"
@@ -208,6 +211,75 @@ async def test_draining_makes_the_handlers_hand_over_what_is_left(store: Store, 
     [lease] = await store.write(None, lambda tx: tx.work.claim("another", [KIND], 1, 60))
     # Given back in peace: no death is counted.
     assert lease.attempts == 0
+
+
+async def test_draining_waits_for_a_lease_that_was_offered(store: Store, chores: Chores) -> None:
+    async with working(store, chores.handle) as worker:
+        terms = worker.offer()
+        assert terms is not None
+        draining = asyncio.create_task(worker.drain(0))
+        await store.write(PROJECT, lambda tx: tx.work.insert(KIND, "a", lease=terms))
+        worker.adopt(adopted("a", terms), None)
+        await draining
+
+        assert chores.cancelled == ["a"]
+
+
+async def test_draining_waits_for_a_claim_under_way(
+    store: Store, chores: Chores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(store, "a")
+
+    async with working(store, chores.handle) as worker:
+        claim, is_claimed, may_answer = worker._claim, asyncio.Event(), asyncio.Event()
+
+        async def claim_slowly(limit: int) -> list[Lease]:
+            leases = await claim(limit)
+            is_claimed.set()
+            await may_answer.wait()
+            return leases
+
+        monkeypatch.setattr(worker, "_claim", claim_slowly)
+        await is_claimed.wait()
+        draining = asyncio.create_task(worker.drain(0))
+        await asyncio.sleep(0)
+        may_answer.set()
+        await draining
+
+    assert await store.write(None, lambda tx: tx.work.claim("another", [KIND], 1, 60))
+
+
+async def test_a_lease_is_known_to_be_live_for_as_long_as_it_is_renewed(store: Store, chores: Chores) -> None:
+    await add(store, "a")
+
+    async with working(store, chores.handle, lease_s=3):
+        await until(lambda: len(chores.held) == 1)
+        assert chores.held[0].is_live
+        first = chores.held[0].live_until
+
+        await until(lambda: chores.held[0].live_until > first)
+        chores.may_end.set()
+
+
+async def test_an_offered_lease_is_no_lost_one(store: Store, chores: Chores) -> None:
+    await add(store, "known")
+
+    async with working(store, chores.handle) as worker:
+        await until(lambda: len(chores.held) == 1)
+        terms = worker.offer()
+        assert terms is not None
+
+        def claim_unheard(tx: Transaction) -> None:
+            tx.work.insert(KIND, "lost")
+            assert tx.work.claim(worker.node, [KIND], 1, 60)
+            tx.work.insert(KIND, "offered", lease=terms)
+
+        await store.write(PROJECT, claim_unheard)
+        await until(lambda: [held.lease.item.key for held in chores.held] == ["known", "lost"])
+
+        await store.write(None, lambda tx: tx.work.fence(KIND, "offered", terms.token, 60))
+        worker.adopt(adopted("offered", terms), None)
+        chores.may_end.set()
 
 
 async def test_a_lease_that_nobody_here_knows_of_is_given_back(store: Store, chores: Chores) -> None:

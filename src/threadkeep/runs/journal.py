@@ -150,8 +150,11 @@ class Journal:
         self._add_call_delta(FunctionToolCallDelta(index=index, function=FunctionCallDelta(arguments=arguments)))
 
     def publish(self) -> None:
-        """Shows readers the deltas, and stores the open message's text when it was last stored a while ago."""
-        if self._unpublished:
+        """Shows readers the deltas, and stores the open message's text when it was last stored a while ago.
+
+        While another node may have taken the run over they are kept back: what its readers are told may differ.
+        """
+        if self._unpublished and self._held.is_live:
             self.events.append(self._unpublished)
             self._unpublished = []
         now = time.monotonic()
@@ -295,6 +298,7 @@ class Journal:
         async with self._writing:
             if self._held.settled:
                 raise LeaseLost(item.kind, item.key)
+            asked_at = time.monotonic()
             # Ahead of the commit: a renewal that runs between the commit and its answer finds no such lease.
             self._held.settled = settles
             try:
@@ -302,6 +306,7 @@ class Journal:
             except BaseException:
                 self._held.settled = False
                 raise
+            self._held.extend(asked_at + self._lease_s)
             self.events.append([*self._unpublished, *filter(self._tells, events)])
             self._unpublished = []
 

@@ -139,14 +139,12 @@ class Runs:
             try:
                 run, leased = await self._store.write(project, write)
             except BaseException:
-                if terms is not None:
-                    self._worker.decline()
+                self._worker.decline(terms)
                 raise
             if terms is not None and leased:
                 self._worker.adopt(_lease(project, run, terms), None)
             else:
-                if terms is not None:
-                    self._worker.decline()
+                self._worker.decline(terms)
                 self._worker.interrupt(KIND, run_id)
             return run
 
@@ -234,21 +232,18 @@ class Runs:
         try:
             run, written, last_step, leased = await self._store.write(project, with_work)
         except BaseException:
-            if terms is not None:
-                self._worker.decline()
+            self._worker.decline(terms)
             raise
         events = EventLog()
         if written is None:
-            if terms is not None:
-                self._worker.decline()
+            self._worker.decline(terms)
             events.close("The run was begun by an earlier request.")
             return Started(run, events)
         events.append(written)
         if terms is not None and leased:
             self._worker.adopt(_lease(project, run, terms), Prepared(run, events))
         else:
-            if terms is not None:
-                self._worker.decline()
+            self._worker.decline(terms)
             self._watch(project, run, last_step, events)
             self._worker.wake()
         log.info("run_continued" if again else "run_created", run_id=run.id, thread_id=run.thread_id, here=leased)
