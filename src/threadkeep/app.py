@@ -10,12 +10,12 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from threadkeep import __version__, api
 from threadkeep.files import contents, files, uploads
@@ -36,6 +36,11 @@ IDLE_CONNECTION_S = 75
 # How long the head of a request (its first line and headers) may be, and how long it may take to arrive.
 MAX_HEAD_BYTES = 65_536
 HEAD_S = 30.0
+# How long the rest of a body is still read, and thrown away, that was answered before it was whole: a connection closed
+# under a client that sends may cost it the answer.
+LINGER_S = 10.0
+# How long a client may take nothing of an answer before the kernel gives the connection up, where the kernel can.
+TAKES_NOTHING_S = 120.0
 # Between the end of the grace period and the end of the last connections.
 LAST_WORDS_S = 5
 
@@ -180,13 +185,19 @@ class HttpProtocol(HttpToolsProtocol):
     _heads = 0
     _is_in_head = True
     _head_timer: asyncio.TimerHandle | None = None
+    _linger_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        connection: socket.socket | None = transport.get_extra_info("socket")
+        if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT") and connection.family != socket.AF_UNIX:
+            milliseconds = int(TAKES_NOTHING_S * 1000)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_of_head()
+        self._end_of_body()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -201,6 +212,12 @@ class HttpProtocol(HttpToolsProtocol):
                 # A later request on the same connection.
                 self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What comes behind a chunked body in the form of headers is none: uvicorn would take it for some, whatever a
+        # proxy thought of it, and keep it however much it is.
+        if self._is_in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._heads += 1
         self._end_of_head()
@@ -208,7 +225,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._is_in_head = True
+        self._end_of_body()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
+            self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "Bad Request", msg)
@@ -223,8 +246,19 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
 
+    def _end_of_body(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+
     def _refuse(self, status: int, reason: str, message: str) -> None:
         if self.transport.is_closing():
+            return
+        # None until the first request has come.
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            # In the midst of an answer these would only be more of its bytes.
+            self.transport.close()
             return
         error: dict[str, Any] = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
         body = msgspec.json.encode({"error": error})
