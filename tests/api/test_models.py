@@ -30,6 +30,10 @@ def test_without_an_upstream_every_name_is_answered_and_may_hold_slashes(client:
         assert client.get(f"/models/{path}").json()["id"] == path.replace("%2F", "/")
 
 
+def test_no_name_is_no_model(client: httpx2.Client) -> None:
+    assert refused(client.get("/models/"), 404) == invalid("Not found")
+
+
 def test_a_model_that_no_upstream_answers(tmp_path: Path) -> None:
     upstream = UpstreamConfig(name="one", url="http://127.0.0.1:9/v1", models=("gpt-4o",))
 

@@ -248,6 +248,12 @@ class TestRefusedOutputs:
             f"/threads/{run['thread_id']}/runs/{run['id']}/submit_tool_outputs", {"tool_outputs": outputs}
         )
 
+    def test_and_the_refusal_repeats_only_so_much(self, story: Story, waiting: Any) -> None:
+        status, message = self.refusal(story, waiting, ["x" * 1_000_000])
+
+        assert status == 400
+        assert len(message) < 11_000
+
     def test_when_one_is_missing(self, story: Story, waiting: Any) -> None:
         oslo, rome = call_ids(waiting)
 

@@ -176,8 +176,29 @@ class TestDeleted:
             gate.release()
             stream.rest()
 
-        assert stream.names()[-3:] == ["thread.run.step.completed", "thread.run.completed", "done"]
+        assert stream.names()[-4:] == [
+            "thread.message.completed",
+            "thread.run.step.completed",
+            "thread.run.completed",
+            "done",
+        ]
+        assert stream.data("thread.message.completed")["content"][0]["text"]["value"] == "Hello"
         assert len(story.messages(thread)) == 1
+
+    def test_the_message_while_it_is_written_and_another_follows(self, story: Story) -> None:
+        """Clients refuse a message that begins before the one ahead of it ended."""
+        story.assistant(tools=[FUNCTION])
+        story.model.says([Say("Let me"), gate := Gate(), Say(" look."), Call("get_weather"), Say("And")])
+        thread = story.thread("Weather?")
+
+        with story.streaming_run(thread) as stream:
+            message_id = stream.until("thread.message.delta").data["id"]
+            story.http.delete(f"{thread}/messages/{message_id}")
+            gate.release()
+            stream.rest()
+
+        told = [name for name in stream.names() if name in ("thread.message.created", "thread.message.completed")]
+        assert told == ["thread.message.created", "thread.message.completed"] * 2
 
     def test_the_message_ahead_of_calls_while_the_run_waits(self, story: Story) -> None:
         story.assistant(tools=[FUNCTION])
@@ -213,4 +234,5 @@ class TestDeleted:
             stream.rest()
 
         assert stream.names()[-1] == "error"
+        assert stream.data("error")["error"]["message"] == "The thread was deleted."
         assert story.http.get(thread).status_code == 404

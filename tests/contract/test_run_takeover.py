@@ -26,6 +26,7 @@ from tests.support.stories import (
     text_of,
 )
 from threadkeep.runs.execution import KIND
+from threadkeep.settings import Settings
 from threadkeep.storage import Transaction
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
 from threadkeep.upstream.scripted import Call, Gate, Say, Usage
@@ -313,3 +314,21 @@ class TestFullNode:
             "thread.run.cancelled",
             "done",
         ]
+
+
+def test_a_run_created_while_its_node_stops_is_left_to_others_and_its_stream_ends(tmp_path: Path) -> None:
+    with serving(Settings(data_dir=tmp_path)) as server, server.client() as client:
+        assistant = client.post("/assistants", json={"model": "offline"}).json()["id"]
+        server.call(lambda: server.parts.drain(0))
+
+        body = {"assistant_id": assistant, "stream": True}
+        with client.stream("POST", "/threads/runs", json=body) as response:
+            lines = list(response.iter_lines())
+
+    assert [line for line in lines if line.startswith("event: ")] == [
+        "event: thread.created",
+        "event: thread.run.created",
+        "event: thread.run.queued",
+        "event: error",
+    ]
+    assert "The server is shutting down." in lines[-2]

@@ -1,6 +1,7 @@
 """Models that the server's upstreams answer for: list and retrieve."""
 
 from threadkeep.api.call import Call
+from threadkeep.contract.errors import NotFound
 from threadkeep.contract.models import Model, ModelList
 
 
@@ -9,4 +10,6 @@ async def list_models(call: Call) -> ModelList:
 
 
 async def retrieve_model(call: Call) -> Model:
-    return await call.context.upstreams.model(call.path["model"])
+    if not (model := call.path["model"]):
+        raise NotFound("Not found")
+    return await call.context.upstreams.model(model)

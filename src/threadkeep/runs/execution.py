@@ -39,6 +39,8 @@ _MAX_SHORTENINGS: Final = 6
 
 # What the stream of a run is told that does not end here.
 _WENT_ON_ELSEWHERE: Final = "The run is not executed here any more. Poll it for the answer."
+SHUTTING_DOWN: Final = "The server is shutting down. The run goes on; poll it for the answer."
+THREAD_DELETED: Final = "The thread was deleted."
 _FAILED_HERE: Final = "The server had an error processing your request."
 
 SOMETHING_WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
@@ -77,7 +79,7 @@ class Execution:
                 await self._hand_over(held, journal)
                 raise
             except LeaseLost:
-                journal.events.close(_WENT_ON_ELSEWHERE)
+                journal.events.close(await self._why_lost(journal))
                 raise
             except BaseException:
                 journal.events.close(_FAILED_HERE)
@@ -106,11 +108,21 @@ class Execution:
         try:
             await journal.hand_over()
         except LeaseLost:
-            journal.events.close(_WENT_ON_ELSEWHERE)
+            journal.events.close(await self._why_lost(journal))
             return
         except ThreadkeepError as error:
             log.warning("hand_over_failed", error=error)
-        journal.events.close("The server is shutting down. The run goes on; poll it for the answer.")
+        journal.events.close(SHUTTING_DOWN)
+
+    async def _why_lost(self, journal: Journal) -> str:
+        """Where the lease went, in words for those who follow the run."""
+        try:
+            await self._store.read(journal.project, lambda tx: tx.threads.get(journal.run.thread_id))
+        except NotFound:
+            return THREAD_DELETED
+        except ThreadkeepError as error:
+            log.warning("lost_lease_unexplained", error=error)
+        return _WENT_ON_ELSEWHERE
 
     async def _execute(self, held: Held, journal: Journal) -> None:
         run = journal.run

@@ -475,9 +475,11 @@ def _still_there(tx: Transaction, thread_id: str, message_id: str) -> Message | 
 def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: IncompleteReason | str) -> list[Event]:
     # Read again: a client may have changed the metadata meanwhile, or deleted it.
     current = _still_there(tx, message.thread_id, message.id)
-    if current is None:
+    if current is None and draft is None:
         return []
-    message, content = current, current.content if draft is None else draft.content()
+    # Readers to whom a message was begun are told its end even if it was deleted under it: they take no other before.
+    message = current or message
+    content = message.content if draft is None else draft.content()
     events: list[Event] = []
     if not content:
         # Stopped between its beginning and its first word. Clients count on a part, and on a delta that opens it.
@@ -493,7 +495,8 @@ def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: In
         ended = msgspec.structs.replace(
             message, status="incomplete", incomplete_at=now, incomplete_details=details, content=content
         )
-    tx.messages.replace(ended)
+    if current is not None:
+        tx.messages.replace(ended)
     return [*events, Event(MESSAGE_EVENTS[ended.status], ended)]
 
 

@@ -34,7 +34,7 @@ from threadkeep.worker import Worker
 
 from . import resources
 from .conversation import append_messages, create_thread
-from .execution import KIND, Execution, Prepared
+from .execution import KIND, SHUTTING_DOWN, THREAD_DELETED, Execution, Prepared
 from .follow import EventLog, events_of
 from .moves import advance
 
@@ -42,6 +42,8 @@ log = Log(__name__)
 
 # How often a run that another node executes is looked at for a reader on this one.
 _LOOK_S: Final = 0.5
+# How much a refusal says of tool outputs that a client submitted. The most calls of a reply fit in.
+_SHOWN: Final = 10_000
 
 
 class Started(NamedTuple):
@@ -61,6 +63,7 @@ class Runs:
         self._execution = execution
         self._run_expires_s = run_expires_s
         self._watching: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def create(
         self, project: str, thread_id: str, request: CreateRunRequest, *, once: Once | None = None
@@ -168,6 +171,7 @@ class Runs:
 
     async def close(self) -> None:
         """Stops watching for readers; runs go on."""
+        self._closed = True
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
@@ -251,6 +255,10 @@ class Runs:
 
     def _watch(self, project: str, run: Run, last_step: str | None, events: EventLog) -> None:
         """Fills the log of a run that this node has no room for, from whatever node executes it."""
+        if self._closed:
+            # A request that was under way when the server was told to stop.
+            events.close(SHUTTING_DOWN)
+            return
         if (earlier := self._execution.awaited.get(run.id)) is not None:
             # The run waited for its client meanwhile, and this node has not seen it.
             earlier.close("The run went on at another node.")
@@ -266,7 +274,7 @@ class Runs:
                 try:
                     happened = await self._store.read(project, lambda tx: events_of(tx, run, last_step))
                 except NotFound:
-                    return events.close("The thread was deleted.")
+                    return events.close(THREAD_DELETED)
                 except ThreadkeepError as error:
                     log.warning("watch_failed", error=error, run_id=run.id)
                     continue
@@ -277,7 +285,7 @@ class Runs:
             if self._execution.awaited.get(run.id) is events:
                 del self._execution.awaited[run.id]
                 if not events.closed:
-                    events.close("The server is shutting down. The run goes on; poll it for the answer.")
+                    events.close(SHUTTING_DOWN)
 
 
 def _lease(project: str, run: Run, terms: LeaseTerms) -> Lease:
@@ -338,7 +346,8 @@ def _answered(tx: Transaction, run: Run, request: SubmitToolOutputsRequest) -> R
     outputs = {given.tool_call_id: given.output or "" for given in request.tool_outputs}
     got = [given.tool_call_id for given in request.tool_outputs]
     if set(outputs) != set(expected) or len(got) != len(expected):
-        raise InvalidRequest(f"Expected tool outputs for call_ids {expected}, got {got}")
+        refused = f"Expected tool outputs for call_ids {expected}, got {got}"
+        raise InvalidRequest(refused if len(refused) <= _SHOWN else f"{refused[:_SHOWN]}…")
     [step] = [
         step
         for step in tx.steps.all(run.id)
