@@ -299,11 +299,16 @@ class TestFullNode:
         assert stream.names() == names_of(CREATED, "thread.run.failed", "done")
 
     def test_a_cancel_at_the_one_reaches_the_other(self, here: Story) -> None:
-        here.model.says([Say("Hel"), gate := Gate()])
+        here.model.says([Say("Hel"), Gate()])
+        thread = here.thread("Hi")
 
-        with here.streaming_run(here.thread("Hi")) as stream:
+        with here.streaming_run(thread) as stream:
             stream.until("thread.run.queued")
-            gate.wait_reached()
+            # Until the other writes the answer: this one hears nothing of it yet.
+            deadline = time.monotonic() + 60
+            while len(here.messages(thread)) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             here.post(f"{stream.run_path}/cancel")
             stream.rest()
 
