@@ -1,6 +1,7 @@
 """The one writer of a run: fenced by its lease, and silent about what is not stored."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -346,3 +347,18 @@ async def test_deltas_are_kept_back_while_the_lease_may_have_run_out(store: Stor
         "thread.run.step.completed",
         "thread.run.completed",
     ]
+
+
+async def test_a_write_that_fails_when_nobody_waits_for_it_any_more_is_no_news(store: Store) -> None:
+    desk = await desk_on(store, status="cancelling")
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, complaint: complaints.append(complaint))
+
+    beginning = asyncio.create_task(desk.journal.begin())
+    await asyncio.sleep(0)
+    beginning.cancel()
+    await asyncio.gather(beginning, return_exceptions=True)
+    await desk.journal.idle()
+    gc.collect()
+
+    assert complaints == []

@@ -285,8 +285,14 @@ class Journal:
         # and the next one waits for it.
         write = asyncio.create_task(self._write(change, settles=settles))
         self._writes.add(write)
-        write.add_done_callback(self._writes.discard)
+        write.add_done_callback(self._written)
         await asyncio.shield(write)
+
+    def _written(self, write: asyncio.Task[None]) -> None:
+        self._writes.discard(write)
+        if not write.cancelled():
+            # Whoever asked for it is told; one who was cancelled meanwhile is not, and asyncio would complain of that.
+            write.exception()
 
     async def _write(self, change: Change, *, settles: bool) -> None:
         item, token = self._held.lease.item, self._held.lease.token
