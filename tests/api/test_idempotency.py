@@ -213,6 +213,17 @@ def test_an_upload_is_begun_once(client: httpx2.Client) -> None:
     assert client.post("/uploads", json=body, headers=KEY).content == first.content
 
 
+def test_an_upload_is_cancelled_once(client: httpx2.Client) -> None:
+    body = {"bytes": 1, "filename": "a.txt", "mime_type": "text/plain", "purpose": "assistants"}
+    path = f"/uploads/{client.post('/uploads', json=body).json()['id']}/cancel"
+
+    first = client.post(path, headers=KEY)
+
+    assert first.json()["status"] == "cancelled"
+    assert client.post(path, headers=KEY).content == first.content
+    refused(client.post(path), 400)
+
+
 def test_the_first_beta_gets_its_own_form_again(client: httpx2.Client) -> None:
     headers = KEY | {"openai-beta": "assistants=v1"}
     body = {"model": "m", "tools": [{"type": "retrieval"}]}

@@ -42,7 +42,7 @@ async def complete_upload(call: Call) -> Upload:
 
 
 async def cancel_upload(call: Call) -> Upload:
-    return await call.context.uploads.cancel(call.project, call.path["upload_id"])
+    return await call.context.uploads.cancel(call.project, call.path["upload_id"], once=await call.once())
 
 
 def _refuse_any(fields: Mapping[str, str]) -> None:

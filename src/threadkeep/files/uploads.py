@@ -123,14 +123,15 @@ class Uploads:
 
         return await self._store.write(project, write)
 
-    async def cancel(self, project: str, upload_id: str) -> Upload:
+    async def cancel(self, project: str, upload_id: str, *, once: Once | None = None) -> Upload:
         """``cancelUpload``."""
 
         def write(tx: Transaction) -> Upload:
             upload = _pending(tx.uploads.lock(upload_id), "be cancelled")
             return _end(tx, replace(upload, status="cancelled"))
 
-        return await self._store.write(project, write)
+        cancelled, _ = await self._store.write(project, lambda tx: do_once(tx, once, Upload, lambda: write(tx)))
+        return cancelled
 
     async def handle(self, held: HeldItem) -> None:
         """Expires a pending upload, and a day later forgets it; the handler of due work of kind ``upload``."""
