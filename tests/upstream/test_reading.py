@@ -218,6 +218,27 @@ def test_fragments_without_an_index_go_to_the_last_call() -> None:
     assert answer.calls == [("x", "f", '{"a":1}'), ("y", "g", "{}")]
 
 
+def test_a_name_that_comes_after_the_id_or_after_arguments_loses_nothing() -> None:
+    late = [call(None, id="x", index=0), call("f", '{"a"', index=0), call(None, ":1}", index=0)]
+    later = [call("", '{"a"', id="x"), call("f", ":1}")]
+    crossed = [
+        call(None, '{"a"', id="x", index=0),
+        call("g", "{}", id="y", index=1),
+        call("f", ":1", index=0),
+        call(None, "}", index=0),
+    ]
+
+    assert read(*late, STOP).calls == [("x", "f", '{"a":1}')]
+    assert read(*later, STOP).calls == [("x", "f", '{"a":1}')]
+    assert read(*crossed, STOP).calls == [("y", "g", "{}"), ("x", "f", '{"a":1}')]
+
+
+def test_a_call_that_never_gets_a_name_is_none() -> None:
+    answer = read(delta(content="Well"), call(None, "{}", id="x", index=0), delta("tool_calls"))
+
+    assert (answer.calls, answer.finish) == ([], "stop")
+
+
 def test_an_id_and_a_name_on_every_fragment_make_one_call() -> None:
     answer = read(
         call("f", '{"a"', id="x", index=0), call("f", ":1", id="x", index=0), call("f", "}", id="x", index=0), STOP

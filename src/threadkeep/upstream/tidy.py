@@ -22,6 +22,8 @@ class Tidier:
 
     def __init__(self, *, thinks_aloud: bool = True, taken_ids: Collection[str] = ()) -> None:
         self._calls: list[_Call] = []
+        # How many of them have a name by now: those before are nobody's business yet.
+        self._told = 0
         self._by_index: dict[int, _Call] = {}
         # Ids that this conversation has used already: servers that count calls from 0 in every answer repeat them.
         self._taken = set(taken_ids)
@@ -92,9 +94,9 @@ class Tidier:
         return [self.tidy(ChatChunk(choices=[Choice(ChoiceDelta(), finish_reason="stop")]))]
 
     def _finish(self, reason: FinishReason) -> FinishReason:
-        if self._calls and reason == "stop":
+        if self._told and reason == "stop":
             return "tool_calls"  # Ollama and older llama.cpp say "stop" after tool calls
-        if not self._calls and reason == "tool_calls":
+        if not self._told and reason == "tool_calls":
             return "stop"
         return reason
 
@@ -104,25 +106,23 @@ class Tidier:
         if call is None:
             if not name and not delta.id and not arguments:
                 return None
-            call = _Call(len(self._calls), delta.id)
+            call = _Call(delta.id)
             self._calls.append(call)
-            identifier = delta.id
-            if not identifier or identifier in self._taken:
-                identifier = f"call_{secrets.token_hex(12)}"
-            self._taken.add(identifier)
             if delta.index is not None:
                 self._by_index[delta.index] = call
-            call.name = name
-            call.add(arguments)
-            return ToolCallDelta(call.index, identifier, FunctionDelta(name, arguments or ""))
+        call.id = call.id or delta.id
         call.add(arguments)
-        if name and not call.name:
-            call.name = name
-        else:
-            name = None
-        if not name and not arguments:
+        if call.index is not None:
+            return ToolCallDelta(call.index, None, FunctionDelta(None, arguments)) if arguments else None
+        if not name:
             return None
-        return ToolCallDelta(call.index, None, FunctionDelta(name, arguments))
+        call.name, call.index = name, self._told
+        self._told += 1
+        identifier = call.id
+        if not identifier or identifier in self._taken:
+            identifier = f"call_{secrets.token_hex(12)}"
+        self._taken.add(identifier)
+        return ToolCallDelta(call.index, identifier, FunctionDelta(name, call.arguments))
 
     def _known(self, delta: ToolCallDelta) -> _Call | None:
         """The call that this delta goes on with; None when it begins a new one.
@@ -140,7 +140,7 @@ class Tidier:
                 known = next((c for c in self._calls if c.id == delta.id), None)
                 if known is not None:
                     return known
-            if name or not self._calls:
+            if not self._calls or (name and self._calls[-1].name):
                 return None
             call = self._calls[-1]
         if delta.id and call.id and delta.id != call.id and name:
@@ -151,7 +151,7 @@ class Tidier:
 
     def _empty_arguments(self) -> list[ToolCallDelta]:
         """A call without arguments has ``{}``, so that nobody has to parse an empty text."""
-        empty = [call for call in self._calls if not call.has_arguments]
+        empty = [call for call in self._calls if call.index is not None and not call.arguments]
         for call in empty:
             call.add("{}")
         return [ToolCallDelta(call.index, None, FunctionDelta(None, "{}")) for call in empty]
@@ -162,8 +162,9 @@ class _Call:
 
     __slots__ = ("_arguments", "id", "index", "name")
 
-    def __init__(self, index: int, identifier: str | None) -> None:
-        self.index = index
+    def __init__(self, identifier: str | None) -> None:
+        # Its number among those told of; None until its name is known.
+        self.index: int | None = None
         # As the upstream calls it, for recognising later deltas.
         self.id = identifier
         self.name: str | None = None
@@ -174,14 +175,15 @@ class _Call:
             self._arguments.append(arguments)
 
     @property
-    def has_arguments(self) -> bool:
-        return bool(self._arguments)
+    def arguments(self) -> str:
+        """All so far."""
+        return "".join(self._arguments)
 
     @property
     def is_whole(self) -> bool:
         """Whether the arguments are a whole JSON text: asked only when a name comes a second time."""
         try:
-            msgspec.json.decode("".join(self._arguments))
+            msgspec.json.decode(self.arguments)
         except msgspec.DecodeError:
             return False
         return True
