@@ -366,3 +366,19 @@ def test_a_key_is_needed(desk: Desk) -> None:
 def test_a_moderation_may_leave_the_model_out(desk: Desk) -> None:
     # None of these upstreams has OpenAI's default model; with OpenAI behind it, it would have gone through.
     assert "omni-moderation-latest" in refused(desk.http.post("/moderations", json={"input": "x"}), 404)["message"]
+
+
+def test_azures_client_reaches_its_deployments(desk: Desk) -> None:
+    desk.model.says(
+        [Say("Hel", "lo")], Status(200, {"object": "list", "model": "m", "data": [], "usage": {"prompt_tokens": 1}})
+    )
+    azure = openai.AzureOpenAI(
+        azure_endpoint=desk.server.url, api_key=desk.server.new_key(), api_version="2024-10-21", max_retries=0
+    )
+
+    with azure:
+        chunks = list(azure.chat.completions.create(model=desk.model.name, messages=HI, stream=True))
+        azure.embeddings.create(model=desk.model.name, input="x")
+
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello"
+    assert [request.path for request in desk.model.book.requests] == ["/v1/chat/completions", "/v1/embeddings"]
