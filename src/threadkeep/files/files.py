@@ -12,11 +12,10 @@ from msgspec import UNSET
 from threadkeep.contract.errors import no_such
 from threadkeep.contract.files import AnyFilePurpose, File
 from threadkeep.contract.ids import created_at, new_id
+from threadkeep.files.contents import HeldItem, drop
 from threadkeep.logs import Log
 from threadkeep.storage.blobs import Blob
 from threadkeep.storage.store import Store, Transaction
-
-from .contents import HeldItem, drop
 
 log = Log(__name__)
 

@@ -18,14 +18,13 @@ from msgspec.structs import replace
 from threadkeep.contract.errors import InvalidRequest
 from threadkeep.contract.ids import created_at, new_id
 from threadkeep.contract.uploads import MAX_PARTS, CompleteUploadRequest, CreateUploadRequest, Upload, UploadPart
+from threadkeep.files.contents import Contents, HeldItem, drop
+from threadkeep.files.files import create_file
 from threadkeep.logs import Log
 from threadkeep.storage.blobs import Blob
 from threadkeep.storage.outcomes import Once, do_once
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.storage.uploads import StoredUpload
-
-from .contents import Contents, HeldItem, drop
-from .files import create_file
 
 log = Log(__name__)
 

@@ -16,9 +16,8 @@ from threadkeep.contract.messages import (
     TextRequestContent,
 )
 from threadkeep.contract.threads import CreateThreadRequest, ModifyThreadRequest, Thread
+from threadkeep.runs import resources
 from threadkeep.storage.store import Transaction
-
-from . import resources
 
 
 def create_thread(tx: Transaction, request: CreateThreadRequest, *, param: str = "") -> Thread:

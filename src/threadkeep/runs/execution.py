@@ -13,19 +13,18 @@ from threadkeep.contract.errors import IllegalMove, LeaseLost, NotFound, Threadk
 from threadkeep.contract.runs import LastError, Run, RunIncompleteDetails, Usage
 from threadkeep.files.contents import Contents
 from threadkeep.logs import Log, bound
+from threadkeep.runs import pictures
+from threadkeep.runs import prompt as prompts
+from threadkeep.runs.follow import EventLog
+from threadkeep.runs.journal import Journal
+from threadkeep.runs.moves import total
+from threadkeep.runs.prompt import Prompt, TokenLimitReached
+from threadkeep.runs.reply import ArgumentsAdded, CallStarted, RefusalAdded, Reply, TextAdded
 from threadkeep.storage.store import Store
 from threadkeep.tools.toolbox import Toolbox
 from threadkeep.upstream.chat import ChatMessage, ChatRequest
 from threadkeep.upstream.upstreams import Upstream, Upstreams
 from threadkeep.worker import Held
-
-from . import pictures
-from . import prompt as prompts
-from .follow import EventLog
-from .journal import Journal
-from .moves import total
-from .prompt import Prompt, TokenLimitReached
-from .reply import ArgumentsAdded, CallStarted, RefusalAdded, Reply, TextAdded
 
 log = Log(__name__)
 

@@ -49,12 +49,11 @@ from threadkeep.contract.runs import (
     Usage,
 )
 from threadkeep.logs import Log
+from threadkeep.runs.follow import EventLog
+from threadkeep.runs.moves import NO_USAGE, advance
+from threadkeep.runs.reply import AssembledCall, Draft, RefusalAdded, TextAdded
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.worker import Held
-
-from .follow import EventLog
-from .moves import NO_USAGE, advance
-from .reply import AssembledCall, Draft, RefusalAdded, TextAdded
 
 log = Log(__name__)
 

@@ -27,16 +27,15 @@ from threadkeep.contract.runs import (
 from threadkeep.contract.threads import CreateThreadRequest, Thread
 from threadkeep.contract.tools import ToolResources, TruncationStrategy
 from threadkeep.logs import Log
+from threadkeep.runs import resources
+from threadkeep.runs.conversation import append_messages, create_thread
+from threadkeep.runs.execution import KIND, SHUTTING_DOWN, THREAD_DELETED, Execution, Prepared
+from threadkeep.runs.follow import EventLog, events_of
+from threadkeep.runs.moves import advance
 from threadkeep.storage.outcomes import Once, do_once
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
 from threadkeep.worker import Worker
-
-from . import resources
-from .conversation import append_messages, create_thread
-from .execution import KIND, SHUTTING_DOWN, THREAD_DELETED, Execution, Prepared
-from .follow import EventLog, events_of
-from .moves import advance
 
 log = Log(__name__)
 

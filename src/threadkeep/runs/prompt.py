@@ -20,12 +20,11 @@ from threadkeep.contract.tools import (
     NamedToolChoice,
     ResponseFormat,
 )
+from threadkeep.runs import pictures
+from threadkeep.runs.pictures import Pictures
 from threadkeep.storage.store import Transaction
 from threadkeep.tools.toolbox import Toolbox
 from threadkeep.upstream import chat
-
-from . import pictures
-from .pictures import Pictures
 
 # What a message costs beside its text, and an image of unknown size.
 _MESSAGE_TOKENS: Final = 4

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from threadkeep.contract.tools import CodeInterpreterTool, FileSearchTool, FunctionDefinition, FunctionTool, Tool
-
-from . import code_interpreter, file_search
+from threadkeep.tools import code_interpreter, file_search
 
 
 class HostedTool(Protocol):
