@@ -1,4 +1,3 @@
-# ruff: noqa: T201 - a script that prints its figures
 """CPU time of reading a model's stream, per chunk: parse and decode alone, and with the HTTP client around them.
 
     .venv/bin/python benchmarks/relay.py

@@ -83,8 +83,21 @@ def metadata(given: object) -> Callable[[Place], httpx2.Response]:
     return post("/threads", {"metadata": given})
 
 
-UNKNOWN_IN_THREAD: Any = {"messages": [{"role": "user", "content": "x", "file_ids": []}]}
-SEARCH_FILES: Any = {"file_search": {"file_ids": []}}
+def run_without_assistant(place: Place) -> httpx2.Response:
+    return place.http.post(f"{place.thread}/runs", json={})
+
+
+def run_of_a_strange_thread(place: Place) -> httpx2.Response:
+    body = {"assistant_id": place.assistant, "thread": UNKNOWN_IN_THREAD}
+    return place.http.post("/threads/runs", json=body)
+
+
+def download(place: Place) -> httpx2.Response:
+    return place.http.get(f"/files/{place.file}/content")
+
+
+UNKNOWN_IN_THREAD: dict[str, list[dict[str, object]]] = {"messages": [{"role": "user", "content": "x", "file_ids": []}]}
+SEARCH_FILES: dict[str, dict[str, list[str]]] = {"file_search": {"file_ids": []}}
 
 TABLE: dict[str, Row] = {
     "unknown beta": Row(
@@ -107,7 +120,7 @@ TABLE: dict[str, Row] = {
         "invalid_value",
     ),
     "missing field": Row(
-        lambda place: place.http.post(f"{place.thread}/runs", json={}),
+        run_without_assistant,
         400,
         "Missing required parameter: 'assistant_id'.",
         "assistant_id",
@@ -115,9 +128,7 @@ TABLE: dict[str, Row] = {
     ),
     "unknown field": Row(message(file_ids=[]), 400, "Unknown parameter: 'file_ids'.", "file_ids", "unknown_parameter"),
     "unknown field in a list": Row(
-        lambda place: place.http.post(
-            "/threads/runs", json={"assistant_id": place.assistant, "thread": UNKNOWN_IN_THREAD}
-        ),
+        run_of_a_strange_thread,
         400,
         "Unknown parameter: 'thread.messages[0].file_ids'.",
         "thread.messages[0].file_ids",
@@ -162,7 +173,7 @@ TABLE: dict[str, Row] = {
 }
 STRICT_TABLE: dict[str, Row] = {
     "no beta header": Row(get("/threads"), 400, NO_BETA, code="invalid_beta"),
-    "download of an uploaded file": Row(lambda place: place.http.get(f"/files/{place.file}/content"), 400, NO_UPLOADED),
+    "download of an uploaded file": Row(download, 400, NO_UPLOADED),
 }
 
 

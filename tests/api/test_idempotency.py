@@ -1,3 +1,4 @@
+# pyright: reportDeprecated=false
 """`Idempotency-Key`: a request that is made again is carried out once, and answered as it was the first time."""
 
 import hashlib
@@ -55,8 +56,11 @@ def test_the_answer_is_that_of_the_first_time_whatever_happened_since(client: ht
 
 
 def test_many_at_once_are_carried_out_once(client: httpx2.Client) -> None:
+    def post(_: int) -> httpx2.Response:
+        return client.post("/threads", json={}, headers=KEY)
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: client.post("/threads", json={}, headers=KEY), range(24)))
+        answers = list(pool.map(post, range(24)))
 
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1

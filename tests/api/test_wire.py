@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -367,8 +368,7 @@ def passing(
         patch.setattr(app, "HEAD_S", SHORT_S)
         patch.setattr(app, "LINGER_S", SHORT_S)
         patch.setattr(app, "TAKES_NOTHING_S", SHORT_S)
-        limits = app.api.Limits
-        patch.setattr(app.api, "Limits", lambda **given: limits(**{**given, "body_s": SHORT_S}))
+        patch.setattr(app.api, "Limits", partial(app.api.Limits, body_s=SHORT_S))
         settings = Settings(data_dir=folder, upstreams=(UpstreamConfig(name="m", url=upstream.url),))
         with serving(settings) as server:
             yield server, upstream

@@ -84,9 +84,8 @@ def test_calls_and_their_results(sdk: openai.OpenAI) -> None:
     assert len({call.id for call in calls}) == 2
 
     results: Any = [{"role": "tool", "tool_call_id": call.id, "content": f"result {n}"} for n, call in enumerate(calls)]
-    second = sdk.chat.completions.create(
-        model="offline", messages=[*asked, first.message.model_dump(exclude_none=True), *results], tools=[TOOL]
-    )
+    answered: Any = [*asked, first.message.model_dump(exclude_none=True), *results]
+    second = sdk.chat.completions.create(model="offline", messages=answered, tools=[TOOL])
 
     assert second.choices[0].message.content == "f answered: result 0\nf answered: result 1"
 

@@ -369,9 +369,8 @@ def test_a_moderation_may_leave_the_model_out(desk: Desk) -> None:
 
 
 def test_azures_client_reaches_its_deployments(desk: Desk) -> None:
-    desk.model.says(
-        [Say("Hel", "lo")], Status(200, {"object": "list", "model": "m", "data": [], "usage": {"prompt_tokens": 1}})
-    )
+    embedding = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    desk.model.says([Say("Hel", "lo")], Status(200, {"object": "list", "model": "m", "data": [embedding]}))
     azure = openai.AzureOpenAI(
         azure_endpoint=desk.server.url, api_key=desk.server.new_key(), api_version="2024-10-21", max_retries=0
     )
