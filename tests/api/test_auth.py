@@ -10,7 +10,7 @@ import pytest
 from tests.support.refusals import invalid, refused
 from tests.support.server import RunningServer, serving
 from threadkeep.api.auth import Authenticator, masked
-from threadkeep.contract.errors import Unauthenticated
+from threadkeep.contract.errors import PermissionDenied, Unauthenticated
 from threadkeep.settings import Settings
 from threadkeep.storage import Store
 
@@ -114,6 +114,30 @@ async def test_without_keys_every_key_is_good_where_that_is_allowed(store: Store
         await authenticate(None)
     with pytest.raises(Unauthenticated):
         await authenticate("")
+
+
+@pytest.mark.parametrize(
+    "host", [None, "127.0.0.1:8400", "[::1]:8400", "::1", "localhost", "LOCALHOST.:8400", "host.docker.internal:8400"]
+)
+async def test_a_server_that_takes_any_key_answers_to_names_of_this_machine(store: Store, host: str | None) -> None:
+    authenticate = Authenticator(store, open_project="proj_default")
+
+    assert await authenticate("anything", host) == "proj_default"
+
+
+@pytest.mark.parametrize("host", ["rebound.example", "rebound.example:8400", "127.0.0.1.example", "a, 127.0.0.1", ""])
+async def test_a_server_that_takes_any_key_is_not_reached_by_a_strangers_name(store: Store, host: str) -> None:
+    authenticate = Authenticator(store, open_project="proj_default")
+
+    with pytest.raises(PermissionDenied, match="names of this machine"):
+        await authenticate("anything", host)
+
+
+async def test_a_key_of_ours_is_good_under_any_name(store: Store) -> None:
+    authenticate = Authenticator(store, open_project="proj_default")
+    _, key = await store.write(None, lambda tx: tx.keys.create("p"))
+
+    assert await authenticate(key, "api.example")
 
 
 async def test_the_first_key_made_closes_the_door_for_all_others(store: Store) -> None:

@@ -4,11 +4,13 @@ A key is looked up at most once a second; so a revoked one is refused everywhere
 """
 
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from ipaddress import ip_address
+from typing import Final, Literal, NamedTuple
 
-from threadkeep.contract.errors import InvalidRequest, Unauthenticated
+from threadkeep.contract.errors import InvalidRequest, PermissionDenied, Unauthenticated
 from threadkeep.storage.keys import hash_of
 from threadkeep.storage.store import Store, Transaction
 
@@ -19,6 +21,18 @@ MISSING_KEY: Final = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
     "(i.e. Authorization: Bearer YOUR_KEY)."
 )
+
+
+# Names of this machine that the world's name servers answer for nobody (RFC 6761, RFC 6762, ICANN's `.internal`).
+_LOCAL_NAMES: Final = (".localhost", ".local", ".internal")
+
+
+class _Owner(NamedTuple):
+    """Whose key it is: null for a key that is not ours."""
+
+    project: str | None
+    # Any key would have done: it proves nothing about who sends it.
+    is_anybody: bool
 
 
 class Authenticator:
@@ -32,32 +46,56 @@ class Authenticator:
         self._clock = clock
         # By the key's hash: the key itself is kept nowhere. A key that is not ours is remembered too (as None), so that
         # a client with a wrong one does not become load on the database.
-        self._remembered: dict[str, tuple[str | None, float]] = {}
+        self._remembered: dict[str, tuple[_Owner, float]] = {}
 
-    async def __call__(self, key: str | None) -> str:
+    async def __call__(self, key: str | None, host: str | None = None) -> str:
+        """The project of ``key``; ``host`` is what the client believes it talks to, from the header of that name."""
         if not key:
             raise Unauthenticated(MISSING_KEY)
         key_hash = hash_of(key)
         now = self._clock()
-        project, until = self._remembered.get(key_hash, (None, 0.0))
+        owner, until = self._remembered.get(key_hash, (_Owner(None, is_anybody=False), 0.0))
         if until <= now:
-            project = await self._store.read(None, lambda tx: self._find(tx, key_hash))
+            owner = await self._store.read(None, lambda tx: self._find(tx, key_hash))
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
             # From before the look-up: what was read may be as old as that.
-            self._remembered[key_hash] = (project, now + REMEMBERED_S)
-        if project is None:
+            self._remembered[key_hash] = (owner, now + REMEMBERED_S)
+        if owner.project is None:
             raise Unauthenticated(
                 f"Incorrect API key provided: '{masked(key)}'. You can find your API key at "
                 "https://platform.openai.com/account/api-keys. (This server's own keys are made with "
                 "'threadkeep keys create'.)"
             )
-        return project
+        if owner.is_anybody and not is_local(host):
+            # A page of the open web can have its own name point at this machine (DNS rebinding); its browser then sends
+            # whatever key the page likes. The name it sends along is the one thing the page can't choose.
+            raise PermissionDenied(
+                "This server takes any key, so it answers only to names of this machine, not to "
+                f"'{(host or '')[:100]}'. Use 127.0.0.1, or make a key with 'threadkeep keys create'."
+            )
+        return owner.project
 
-    def _find(self, tx: Transaction, key_hash: str) -> str | None:
+    def _find(self, tx: Transaction, key_hash: str) -> _Owner:
         if (found := tx.keys.find(key_hash)) is not None:
-            return found[1]
-        return None if self._open_project is None or tx.keys.any() else self._open_project
+            return _Owner(found[1], is_anybody=False)
+        if self._open_project is None or tx.keys.any():
+            return _Owner(None, is_anybody=False)
+        return _Owner(self._open_project, is_anybody=True)
+
+
+def is_local(host: str | None) -> bool:
+    """Whether ``Host`` names this machine in a way that no name server of a stranger's could answer for."""
+    if host is None:
+        # No browser leaves it out.
+        return True
+    name = host.rpartition(":")[0] if re.fullmatch(r"(\[.*\]|[^:]*):[0-9]*", host) else host
+    name = name.strip("[]").rstrip(".").lower()
+    try:
+        ip_address(name)
+    except ValueError:
+        return name in ("localhost", socket.gethostname().lower()) or name.endswith(_LOCAL_NAMES)
+    return True
 
 
 def masked(key: str) -> str:
@@ -76,6 +114,12 @@ def presented_key(headers: Mapping[bytes, bytes]) -> str | None:
             return key.strip().decode("latin-1")
     api_key = headers.get(b"api-key")
     return None if api_key is None else api_key.strip().decode("latin-1")
+
+
+def presented_host(headers: Mapping[bytes, bytes]) -> str | None:
+    """The name under which the client reached us."""
+    host = headers.get(b"host")
+    return None if host is None else host.strip().decode("latin-1")
 
 
 _BETA: Final = re.compile(r"[A-Za-z0-9_.-]+=v[0-9]+")

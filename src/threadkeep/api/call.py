@@ -66,8 +66,9 @@ class Context:
     contents: Contents
     uploads: Uploads
     upstreams: Upstreams
-    # The project that a presented key (None: none was presented) belongs to, or `Unauthenticated`.
-    authenticate: Callable[[str | None], Awaitable[str]]
+    # The project that a presented key (None: none was presented) belongs to, or `Unauthenticated`; the second argument
+    # is the `Host` that the client asked for.
+    authenticate: Callable[[str | None, str | None], Awaitable[str]]
     version: str
     # Whether a call of the beta must say which version it speaks.
     strict_beta: bool = False

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from threadkeep.api.answers import Answer, Document, send_document, send_object
 from threadkeep.api.assistants_v1 import V1
-from threadkeep.api.auth import presented_key, spoken_version
+from threadkeep.api.auth import presented_host, presented_key, spoken_version
 from threadkeep.api.call import V2, Call, Context, Version
 from threadkeep.api.download import Download
 from threadkeep.api.edge import TRACE, Trace
@@ -97,7 +97,7 @@ class Resource:
             raise MethodNotAllowed(method, self._allow)
         trace.operation = operation.id
         headers = headers_of(scope)
-        trace.project = project = await self._context.authenticate(presented_key(headers))
+        trace.project = project = await self._context.authenticate(presented_key(headers), presented_host(headers))
         version = self._version(operation, headers) if operation.in_beta else V2
         path: dict[str, str] = scope["path_params"]
         for name, prefix in self._ids:
