@@ -136,6 +136,18 @@ def test_every_status_that_is_answered_is_described() -> None:
     assert openapi.undescribed() == set()
 
 
+def test_what_is_passed_on_has_a_body_and_the_answers_of_a_model_server(document: dict[str, Any]) -> None:
+    for path in ("/chat/completions", "/moderations", "/deployments/{deployment}/embeddings"):
+        described = document["paths"][path]["post"]
+        assert described["requestBody"]["content"]["application/json"]["schema"] == {"type": "object"}
+        assert {"200", "404", "408", "413", "502", "default"} <= set(described["responses"])
+
+
+def test_members_of_a_forms_field_are_fields_of_their_own(document: dict[str, Any]) -> None:
+    form = document["paths"]["/files"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    assert form["encoding"] == {"expires_after": {"style": "deepObject", "explode": True}}
+
+
 def test_every_event_has_its_object(document: dict[str, Any]) -> None:
     events = document["components"]["schemas"][STREAM_EVENT]["oneOf"]
     assert [each["properties"]["event"]["const"] for each in events] == [*get_args(EventName), "error", "done"]

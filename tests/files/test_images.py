@@ -75,6 +75,28 @@ def test_a_link_reaches_the_model_as_it_is(story: Story) -> None:
     assert user["content"] == [{"type": "image_url", "image_url": link}]
 
 
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "/etc/passwd", "ftp://example.com/a.png", "a.png", ""])
+def test_a_link_that_leads_nowhere_in_the_web_is_refused(story: Story, url: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": url}}
+
+    answer = story.http.post("/threads", json={"messages": [{"role": "user", "content": [part]}]})
+
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == ("messages[0].content[0].image_url.url", "invalid_value")
+
+
+@pytest.mark.parametrize("url", ["HTTP://example.com/a.png", f"data:image/png;base64,{base64.b64encode(PNG).decode()}"])
+def test_a_link_may_hold_the_image_itself(story: Story, url: str) -> None:
+    story.model.says(Say("I see."))
+    thread = story.thread()
+    show(story, thread, {"type": "image_url", "image_url": {"url": url}})
+
+    assert story.run_to_end(thread)["status"] == "completed"
+    [user] = story.model.asked["messages"]
+    assert user["content"][0]["image_url"]["url"] == url
+
+
 def test_each_of_several_images_stands_in_its_place(story: Story, owner: Tenant) -> None:
     story.model.says(Say("I see."))
     story.assistant(instructions="Look.")

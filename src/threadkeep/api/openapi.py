@@ -84,6 +84,13 @@ EXAMPLES: Final[dict[str, Schema]] = {
     "CreateAssistantFileRequest": {"file_id": "file-…"},
     "CompleteUploadRequest": {"part_ids": ["part_…", "part_…"]},
 }
+# The same, of what is passed on, by its endpoint.
+_PASSED_ON: Final[dict[str, Schema]] = {
+    "create_chat_completion": {"model": "offline", "messages": [{"role": "user", "content": "Hello!"}]},
+    "create_completion": {"model": "gpt-3.5-turbo-instruct", "prompt": "Hello, "},
+    "create_embedding": {"model": "text-embedding-3-small", "input": "Hello!"},
+    "create_moderation": {"input": "Hello!"},
+}
 
 
 def document(
@@ -175,6 +182,11 @@ def _operation(operation: Operation, components: "_Components") -> Schema:
     if operation.body is not None:
         described["requestBody"] = _body(operation.body, components)
         errors |= {408, 413}
+    if PassThrough in answers_of(operation.endpoint):
+        # What it has to contain is for the upstream to say.
+        media = {"schema": {"type": "object"}, "example": _PASSED_ON[_plain(operation.endpoint).__name__]}
+        described["requestBody"] = {"required": True, "content": {"application/json": media}}
+        errors |= {404, 408, 413, 502}
     described["responses"] = _answers(operation.endpoint, components)
     described["responses"] |= {
         str(status): {"$ref": f"#/components/responses/Error{status}"} for status in sorted(errors)
@@ -232,8 +244,12 @@ def _body(body: type[Request] | FormBody, components: "_Components") -> Schema:
         }
         form["required"] = [*form.get("required", ()), body.file]
         form.pop("description", None)
-        return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
-    media: Schema = {"schema": components.of(body)}
+        media: Schema = {"schema": form}
+        # Else a part with members would be JSON; here each member is a field of its own, `expires_after[seconds]`.
+        if members := [name for name, field in form["properties"].items() if "anyOf" in field or "$ref" in field]:
+            media["encoding"] = {name: {"style": "deepObject", "explode": True} for name in members}
+        return {"required": True, "content": {"multipart/form-data": media}}
+    media = {"schema": components.of(body)}
     if (example := EXAMPLES.get(body.__name__)) is not None:
         media["example"] = example
     # No body at all is an empty object.
@@ -261,6 +277,10 @@ def _answers(endpoint: Callable[..., Any], components: "_Components") -> Schema:
     if PassThrough in answers:
         content |= {"application/json": {}, "text/event-stream": {}}
         told.append("What the upstream answers, as it is.")
+        responses["default"] = {
+            "description": "What the upstream refuses, in its words.",
+            "content": {"application/json": {"schema": _ref("ErrorResponse")}},
+        }
     if Document in answers:
         content |= {"application/json": {}, "text/html": {}}
         told.append("The document.")

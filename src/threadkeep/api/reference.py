@@ -202,7 +202,7 @@ def _answer(entry: Entry) -> list[tuple[str, Schema]]:
 
 
 def _errors(entry: Entry) -> list[str]:
-    return [status for status in entry.described["responses"] if int(status) >= 400]
+    return [status for status in entry.described["responses"] if status.isdecimal() and int(status) >= 400]
 
 
 def _curl(entry: Entry, body: Body | None) -> str:

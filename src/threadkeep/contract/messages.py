@@ -46,9 +46,21 @@ class ImageFileContent(Request, tag_field="type", tag="image_file"):
 
 
 class ImageUrlContent(Request, tag_field="type", tag="image_url"):
-    """``MessageContentImageUrlObject``, sent and answered alike."""
+    """``MessageContentImageUrlObject``."""
 
     image_url: ImageUrl
+
+
+class ImageUrlRequest(ImageUrl):
+    """An address in the web, or the image itself: some model servers would also open files of their own machine."""
+
+    url: Annotated[str, Meta(pattern=r"^([Hh][Tt][Tt][Pp][Ss]?://|[Dd][Aa][Tt][Aa]:)")]
+
+
+class ImageUrlRequestContent(ImageUrlContent, tag_field="type", tag="image_url"):
+    """``MessageContentImageUrlObject``, as it is sent."""
+
+    image_url: ImageUrlRequest
 
 
 class TextRequestContent(Request, tag_field="type", tag="text"):
@@ -106,7 +118,7 @@ class RefusalContent(Object, tag_field="type", tag="refusal"):
 
 
 Content = TextContent | ImageFileContent | ImageUrlContent | RefusalContent
-RequestContent = TextRequestContent | ImageFileContent | ImageUrlContent
+RequestContent = TextRequestContent | ImageFileContent | ImageUrlRequestContent
 
 
 class Attachment(Request):
