@@ -284,7 +284,7 @@ def _request(method: str, path: str, *headers: tuple[bytes, bytes]) -> Scope:
     }
 
 
-async def _anybody(key: str | None) -> str:
+async def _anybody(key: str | None, _host: str | None) -> str:
     return DEFAULT_PROJECT_ID
 
 

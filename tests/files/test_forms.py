@@ -139,7 +139,7 @@ def test_what_was_stored_of_a_refused_form_is_soon_deleted(tenant: Tenant) -> No
 def test_a_client_that_sends_too_slowly_is_not_waited_for(tenant: Tenant, limits: api.Limits) -> None:
     parts = tenant.server.parts
 
-    async def anybody(_key: str | None) -> str:
+    async def anybody(_key: str | None, _host: str | None) -> str:
         return tenant.project
 
     context = api.Context(
