@@ -58,7 +58,18 @@ def test_a_file_of_many_pieces_comes_back_as_it_was(tenant: Tenant) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../../etc/passwd", "/etc/passwd", "C:\\temp\\x.txt", 'quo"te.txt', "наука ✓.txt", "a;b=c.txt", ".", "x" * 1024],
+    [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "C:\\temp\\x.txt",
+        'quo"te.txt',
+        "наука ✓.txt",
+        "a;b=c.txt",
+        ".",
+        "x" * 1024,
+        "a\r\nb",
+        "50%",
+    ],
 )
 def test_a_name_is_only_a_name(tenant: Tenant, name: str) -> None:
     file_id = tenant.upload(b"kept", name)

@@ -30,6 +30,8 @@ _AROUND_BYTES: Final = 512 * 1024
 
 _PARAMETER: Final = re.compile(r';\s*([A-Za-z0-9*_-]{1,32})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.DOTALL)
 _ESCAPED: Final = re.compile(r'\\([\\"])')
+# How browsers and httpx write what would end a name or its line; no other percent sign of theirs means anything.
+_PERCENT: Final = re.compile(r"%(?:22|0[Aa]|0[Dd])")
 
 
 class Form(NamedTuple, Generic[T]):
@@ -201,8 +203,7 @@ def _head(headers: Mapping[bytes, bytes]) -> _Head:
         if charset.lower() == "utf-8":
             filename = unquote(encoded.partition("'")[2])
     elif filename is not None:
-        # How browsers and httpx write a quotation mark.
-        filename = filename.replace("%22", '"')
+        filename = _PERCENT.sub(lambda found: unquote(found[0]), filename)
     return _Head(name[:100], filename)
 
 
