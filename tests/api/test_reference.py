@@ -136,6 +136,13 @@ def test_every_status_that_is_answered_is_described() -> None:
     assert openapi.undescribed() == set()
 
 
+def test_whatever_wants_a_key_may_refuse_it(document: dict[str, Any]) -> None:
+    for operation in OPERATIONS:
+        path = re.sub(r":\w+}", "}", operation.path)
+        described = document["paths"][path][operation.method.lower()]
+        assert {"401", "403"} <= set(described["responses"]), operation.id
+
+
 def test_what_is_passed_on_has_a_body_and_the_answers_of_a_model_server(document: dict[str, Any]) -> None:
     for path in ("/chat/completions", "/moderations", "/deployments/{deployment}/embeddings"):
         described = document["paths"][path]["post"]

@@ -47,7 +47,7 @@ _METHODS: Final = ("POST", "GET", "DELETE")
 _ERRORS: Final[dict[int, str]] = {
     400: "The request breaks the contract; `param` names what does, and `code` how.",
     401: "No key, or one that this server does not know.",
-    403: "A known key that may not do this.",
+    403: "A server that takes any key was reached by a name that is not its machine's; or a key that may not do this.",
     404: "There is no such object in the key's project.",
     405: "The path has no such method; `allow` says which it has.",
     408: "The request's body did not arrive in time.",
@@ -58,7 +58,7 @@ _ERRORS: Final[dict[int, str]] = {
     502: "The model server failed.",
     503: "Something the server depends on is away; `retry-after` says when to try again.",
 }
-_ALWAYS: Final = (400, 401, 500, 503)
+_ALWAYS: Final = (400, 401, 403, 500, 503)
 
 # What a body may look like, by its type.
 EXAMPLES: Final[dict[str, Schema]] = {
