@@ -1,6 +1,7 @@
 """downloadFile: what a client sees of a file, and what a browser does not do with it."""
 
 import shutil
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from tests.files.conftest import Tenant
 from tests.support.refusals import invalid, refused
 from tests.support.server import serving
+from threadkeep.files.files import delete_file
 from threadkeep.settings import Settings
+from threadkeep.storage.blobs import Blob, new_key
 
 CONTENT = bytes(range(256)) * 10_000
 SIZE = len(CONTENT)
@@ -96,6 +99,25 @@ def test_a_name_is_told_to_new_clients_and_old_ones(tenant: Tenant) -> None:
     headers = tenant.content(tenant.upload(name='é"\r\n.txt')).headers
 
     assert headers["content-disposition"] == ("attachment; filename=\"____.txt\"; filename*=UTF-8''%C3%A9%22%0D%0A.txt")
+
+
+def test_a_file_that_is_deleted_while_it_is_asked_for_is_not_found(
+    tenant: Tenant, file_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = tenant.server.parts
+    read = parts.contents.read
+
+    async def read_too_late(
+        blobs: Sequence[Blob], start: int = 0, end: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        await parts.store.write(tenant.project, lambda tx: delete_file(tx, file_id))
+        # Of a blob that nobody has written there is as much as of one that was deleted.
+        async for piece in read([blob._replace(key=new_key()) for blob in blobs], start, end):
+            yield piece
+
+    monkeypatch.setattr(parts.contents, "read", read_too_late)
+
+    assert refused(tenant.content(file_id), 404)["message"] == f"No such File object: {file_id}"
 
 
 def test_downloads_of_assistants_files_are_refused_where_the_operator_says_so(

@@ -6,7 +6,7 @@ nothing.
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from email.utils import formatdate
 from mimetypes import MimeTypes
@@ -17,9 +17,10 @@ from starlette.types import Receive, Send
 
 from threadkeep.api.call import ClientGone
 from threadkeep.api.errors import RangeNotSatisfiable
+from threadkeep.contract.errors import no_such
 from threadkeep.contract.files import File
 from threadkeep.files.contents import Contents
-from threadkeep.storage.blobs import Blob
+from threadkeep.storage.blobs import Blob, BlobMissing
 
 # Of Python's own table, not of the machine's.
 _TYPES: Final = MimeTypes(filenames=())
@@ -42,9 +43,18 @@ class Download:
     """What ``file`` contains, as far as ``headers`` ask for it."""
 
     def __init__(
-        self, contents: Contents, file: File, blobs: Sequence[Blob], headers: dict[bytes, bytes], *, stall_s: float
+        self,
+        contents: Contents,
+        file: File,
+        blobs: Sequence[Blob],
+        headers: dict[bytes, bytes],
+        *,
+        is_there: Callable[[], Awaitable[bool]],
+        stall_s: float,
     ) -> None:
         self._contents = contents
+        # Whether there still is such a file.
+        self._is_there = is_there
         self._file = file
         self._blobs = blobs
         # A client that takes no byte for so long is given up.
@@ -54,6 +64,15 @@ class Download:
         self._range = self._asked_range(headers)
 
     async def answer(self, receive: Receive, send: Send, *, is_head: bool) -> None:
+        try:
+            await self._send(receive, send, is_head=is_head)
+        except BlobMissing:
+            # Of a file that is deleted while it is read the content goes too; of one that is there it was lost.
+            if await self._is_there():
+                raise
+            raise no_such("File", self._file.id) from None
+
+    async def _send(self, receive: Receive, send: Send, *, is_head: bool) -> None:
         size = self._file.bytes
         start, end = self._range or (0, size)
         headers = [

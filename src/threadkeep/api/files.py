@@ -61,7 +61,18 @@ async def download_file(call: Call) -> Download:
     file, blobs = found
     if file.purpose == "assistants" and call.context.refuses_assistants_downloads:
         raise InvalidRequest("Not allowed to download files of purpose: assistants")
-    return Download(call.context.contents, file, blobs, dict(call.headers), stall_s=call.context.limits.body_s)
+
+    async def is_there() -> bool:
+        return await call.read(lambda tx: tx.files.find(file_id)) is not None
+
+    return Download(
+        call.context.contents,
+        file,
+        blobs,
+        dict(call.headers),
+        is_there=is_there,
+        stall_s=call.context.limits.body_s,
+    )
 
 
 def _file_id(call: Call) -> str:
