@@ -65,6 +65,8 @@ def test_answers_can_be_read_with_the_headers_that_clients_need(
     assert admitted(open_server, answer)
     exposed = answer.headers["access-control-expose-headers"].split(", ")
     assert {"x-request-id", "openai-processing-ms", "openai-poll-after-ms", "retry-after"} <= set(exposed)
+    # Of a part of a file, which part it is.
+    assert "content-range" in exposed
     assert "access-control-allow-credentials" not in answer.headers
 
 

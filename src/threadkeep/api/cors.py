@@ -22,6 +22,7 @@ _METHODS: Final = b"DELETE, GET, HEAD, OPTIONS, POST"
 _EXPOSED: Final = b", ".join(
     (
         b"content-disposition",
+        b"content-range",
         b"openai-organization",
         b"openai-poll-after-ms",
         b"openai-processing-ms",
