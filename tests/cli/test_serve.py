@@ -334,8 +334,9 @@ def test_headers_without_end_are_refused_and_not_kept(tmp_path: Path) -> None:
 
 def test_a_connection_serves_many_requests_and_large_bodies_are_no_headers(tmp_path: Path) -> None:
     body = json.dumps({"model": "offline", "instructions": "x" * 200_000}).encode()
-    request = b"POST /v1/assistants HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\ncontent-length: %d\r\n" % len(
-        body
+    request = (
+        b"POST /v1/assistants HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\ncontent-length: %d\r\n"
+        % len(body)
     )
     pieces = [body[start : start + 30_000] for start in range(0, len(body), 30_000)]
     with serving(folder=tmp_path) as server:
