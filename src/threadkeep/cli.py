@@ -299,7 +299,8 @@ def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], k
             rows.append(("keys", "none were made: any key will do, from this machine only"))
         case _:
             rows.append(("keys", f"{keys} good; see: threadkeep keys list"))
-    rows.append(("on", "assistants, threads, messages, runs, streaming, function calling"))
+    rows.append(("on", "assistants, threads, messages, runs, streaming, function calling, files, uploads"))
+    rows.append(("", "the first beta (v1), Azure's paths, chat completions passed on"))
     switched_off = settings.code_interpreter == "off"
     rows.append(("off", f"code interpreter: {'as set' if switched_off else 'this version cannot isolate code yet'}"))
     rows.append(("", "file search: comes with a later version"))
