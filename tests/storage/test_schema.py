@@ -1,6 +1,7 @@
 import asyncio
 import re
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,22 @@ async def test_commands_that_start_together_migrate_once(tmp_path: Path) -> None
     stores = await asyncio.gather(*(open_store(None, tmp_path, is_sole_server=False) for _ in range(4)))
     for store in stores:
         await store.close()
+
+
+def test_connection_to_a_new_database_waits_for_the_process_that_is_making_it(tmp_path: Path) -> None:
+    path = tmp_path / "threadkeep.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as pool:
+        connecting = pool.submit(connect_sqlite, path)
+        _, waiting = wait([connecting], timeout=0.3)
+        other.execute("ROLLBACK")
+        connection = connecting.result(timeout=60)
+    assert waiting
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+    other.close()
 
 
 async def test_database_of_a_newer_program_is_refused(database: Database) -> None:

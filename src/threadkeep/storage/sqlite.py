@@ -11,6 +11,7 @@ import os
 import socket
 import sqlite3
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -23,15 +24,16 @@ from threadkeep.storage.statements import Row, Statement, Value
 
 MAX_BATCH = 128
 
+# How long a connection waits for another process: the command line may write beside the server, for moments.
+_BUSY_MS = 5000
+_BUSY_PAUSE_S = 0.01
 _PRAGMAS = (
-    "PRAGMA journal_mode = WAL",
     # Every commit reaches the disk before it is answered. (In WAL mode NORMAL would lose the last ones.)
     "PRAGMA synchronous = FULL",
     # macOS: fsync alone stops at the drive's cache.
     "PRAGMA fullfsync = ON",
     "PRAGMA foreign_keys = ON",
-    # The command line may write beside the server, for moments.
-    "PRAGMA busy_timeout = 5000",
+    f"PRAGMA busy_timeout = {_BUSY_MS}",
     "PRAGMA temp_store = MEMORY",
     "PRAGMA cache_size = -4096",
     # The WAL shrinks to this after a burst.
@@ -57,10 +59,29 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         for pragma in _PRAGMAS:
             connection.execute(pragma)
+        _write_ahead(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Puts the database in WAL mode, which it is in ever after.
+
+    SQLite does not wait for a lock here when another process is at the same, as it does everywhere else: it fails at
+    once, since both might wait for each other. So two commands that make a database together would break one of them.
+    """
+    until = time.monotonic() + _BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # The low byte is the error, the rest its kind.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+        time.sleep(_BUSY_PAUSE_S)
 
 
 def lock_folder(folder: Path) -> IO[str]:
