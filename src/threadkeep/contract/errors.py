@@ -10,6 +10,7 @@ ThreadkeepError
 ├── Unavailable           we can't answer just now: try again after `retry_after_s`
 ├── IllegalMove           a run (or its rival) moved first: the compare-and-set lost
 ├── LeaseLost             another node owns the work now: stop, write nothing
+├── ToolFailed            a tool that runs here cannot do its work; becomes a run's `last_error`
 └── UpstreamFailed        the model server could not answer; becomes a run's `last_error`
 
 Messages are for the client and follow the published texts; the cause goes to the log.
@@ -89,6 +90,10 @@ class LeaseLost(ThreadkeepError):
 
     def __init__(self, kind: str, key: str) -> None:
         super().__init__(f"The lease on {kind} {key} was lost.")
+
+
+class ToolFailed(ThreadkeepError):
+    """A hosted tool is off, or has no room: nothing that the model could mend. ``message`` is for the client."""
 
 
 class UpstreamFailed(ThreadkeepError):
