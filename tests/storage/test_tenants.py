@@ -23,6 +23,7 @@ from threadkeep.storage import (
     Once,
     Transaction,
     assistants,
+    code_files,
     files,
     messages,
     outcomes,
@@ -37,6 +38,7 @@ from threadkeep.storage.tables import metadata
 
 BOUND: dict[str, ModuleType] = {
     "assistants": assistants,
+    "code_files": code_files,
     "files": files,
     "outcomes": outcomes,
     "uploads": uploads,
@@ -129,6 +131,7 @@ EMPTY: dict[str, Attempt] = {
     "assistants.find": lambda tx, o: tx.assistants.find(o.assistant.id),
     "assistants.delete": lambda tx, o: tx.assistants.delete(o.assistant.id),
     "assistants.list": lambda tx, o: tx.assistants.list(ListQuery()).data,
+    "code_files.newest": lambda tx, o: tx.code_files.newest(o.thread.id),
     "files.find": lambda tx, o: tx.files.find(o.file.id),
     "files.content": lambda tx, o: tx.files.content(o.file.id),
     "files.delete": lambda tx, o: tx.files.delete(o.file.id),
@@ -157,7 +160,11 @@ EMPTY: dict[str, Attempt] = {
     "steps.last_id": lambda tx, o: tx.steps.last_id(o.run.id),
 }
 # Writing the same ids into one's own project is nobody else's concern, see below.
-OWN = {f"{collection}.insert" for collection in BOUND} | {"uploads.insert_part", "outcomes.keep"}
+OWN = {f"{collection}.insert" for collection in BOUND if collection != "code_files"} | {
+    "uploads.insert_part",
+    "outcomes.keep",
+    "code_files.put",
+}
 SEARCHES: dict[str, Attempt] = {
     "by metadata": lambda tx, o: tx.threads.list(ListQuery(), {"user": "ada"}, None).data,
     "by words": lambda tx, o: tx.threads.list(ListQuery(), {}, "secret").data,
@@ -174,6 +181,7 @@ def insert_all(tx: Transaction, objects: Objects) -> None:
     tx.uploads.insert(objects.upload)
     tx.uploads.insert_part(objects.upload.id, "part_1", Blob("b", 5))
     tx.threads.insert(objects.thread)
+    tx.code_files.put(objects.thread.id, "notes.txt", objects.file.id)
     tx.runs.insert(objects.run)
     tx.messages.insert(objects.message)
     tx.steps.insert(objects.step)

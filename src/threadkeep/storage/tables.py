@@ -12,6 +12,7 @@ projects
     ├── messages          their words are searched: SQLite `message_words` (FTS5), PostgreSQL a GIN index
     ├── runs
     │   └── run_steps
+    ├── code_files        what its code wrote, by path
     └── work              what is due, and who holds it; a row without a thread belongs to none
 
 An object is stored as the JSON text of its contract struct. Beside it stand only the columns that a query needs.
@@ -215,6 +216,20 @@ run_steps = sa.Table(
     _id("id", primary_key=True),
     sa.Column("object", sa.Text, nullable=False),
     sa.ForeignKeyConstraint(["project_id", "run_id"], ["runs.project_id", "runs.id"], ondelete="CASCADE"),
+)
+
+code_files = sa.Table(
+    "code_files",
+    metadata,
+    _id("project_id", primary_key=True),
+    _id("thread_id", primary_key=True),
+    # Relative to /mnt/data.
+    sa.Column("path", _ID, primary_key=True),
+    _id("file_id"),
+    sa.ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
+    sa.ForeignKeyConstraint(["project_id", "file_id"], ["files.project_id", "files.id"], ondelete="CASCADE"),
+    # For the deletion of a file.
+    sa.Index(None, "project_id", "file_id"),
 )
 
 work = sa.Table(

@@ -1,6 +1,7 @@
 """A transaction sees one project, through a collection for each noun of the contract."""
 
 from threadkeep.storage.assistants import Assistants
+from threadkeep.storage.code_files import CodeFiles
 from threadkeep.storage.files import Files
 from threadkeep.storage.keys import Keys, Projects
 from threadkeep.storage.messages import Messages
@@ -35,6 +36,10 @@ class Transaction:
     @property
     def files(self) -> Files:
         return Files(Bound(self._connection, self.project))
+
+    @property
+    def code_files(self) -> CodeFiles:
+        return CodeFiles(Bound(self._connection, self.project))
 
     @property
     def outcomes(self) -> Outcomes:
