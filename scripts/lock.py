@@ -1,4 +1,4 @@
-"""Writes locks/*.txt from pyproject.toml, and locks/clients/*.txt from the *.in beside each.
+"""Writes locks/*.txt from pyproject.toml, and from the *.in beside each: locks/clients/*.txt and the sandbox's list.
 
 They hold exact versions, the digests of every platform's files, and no index's name.
 
@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Shipped with the package: what code finds in the sandbox.
+SANDBOX = ROOT / "src" / "threadkeep" / "sandbox" / "environment.in"
 LOCKS = {
     "runtime": [],
     "dev": ["--group", "dev", "--constraint", "locks/runtime.txt"],
@@ -20,8 +22,9 @@ LOCKS = {
 
 def main() -> None:
     uv = shutil.which("uv") or sys.exit("./run lock needs uv (pipx install uv).")
-    clients = {f"clients/{asked.stem}": asked for asked in sorted((ROOT / "locks" / "clients").glob("*.in"))}
-    for name, asked in {**dict.fromkeys(LOCKS, ROOT / "pyproject.toml"), **clients}.items():
+    asked_aside = [*sorted((ROOT / "locks" / "clients").glob("*.in")), SANDBOX]
+    aside = {str(asked.with_suffix(".txt").relative_to(ROOT)): asked for asked in asked_aside}
+    for lock, asked in {**{f"locks/{name}.txt": ROOT / "pyproject.toml" for name in LOCKS}, **aside}.items():
         # The oldest Python of requires-python; --universal keeps the markers for newer ones and other systems.
         fixed = [
             "--universal",
@@ -38,13 +41,13 @@ def main() -> None:
             "compile",
             "--quiet",
             asked.relative_to(ROOT),
-            *LOCKS.get(name, []),
+            *LOCKS.get(Path(lock).stem, []),
             # What a client asks for and cannot have here, because there is no wheel.
             *(("--override", override) if (override := asked.with_suffix(".override")).exists() else ()),
             *fixed,
             *sys.argv[1:],
         ]
-        subprocess.run([*command, "--output-file", f"locks/{name}.txt"], cwd=ROOT, check=True)
+        subprocess.run([*command, "--output-file", lock], cwd=ROOT, check=True)
     for package in sorted((ROOT / "locks" / "clients").glob("*/package.json")):
         lock_node(package.parent)
 
