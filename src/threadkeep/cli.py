@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 # What every command that opens the database needs to know.
 PLACE = ("data_dir", "database_url", "config", "log_level", "log_format")
+# What decides where the environment of the code interpreter is, and what is in it.
+SANDBOX = ("data_dir", "config", "sandbox_environment", "sandbox_packages", "log_level", "log_format")
 # How long the start waits for the upstreams to say which models they have.
 LOOK_S = 1.0
 
@@ -117,6 +119,19 @@ def parser() -> argparse.ArgumentParser:
         if name == "revoke":
             one.add_argument("key_id", metavar="KEY_ID", help="as keys list tells it")
         add_flags(one, PLACE)
+    sandbox = commands.add_parser(
+        "sandbox",
+        help="install the Python environment of the code interpreter, and say how it stands",
+        description="Where the code that models write runs, and the Python environment that it finds there.",
+    )
+    sandbox_commands = sandbox.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, run, text in (("install", install_environment, "install the environment, unless it is there"),):
+        one = sandbox_commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        one.set_defaults(run=run)
+        if name == "install":
+            # For the server, which installs in the background: see `Installation`.
+            one.add_argument("--aside", action="store_true", help=argparse.SUPPRESS)
+        add_flags(one, SANDBOX)
     command("doctor", examine, "check settings, database, upstreams and machine, and say what to fix", every)
     command("settings", show_settings, None, ()).add_argument("--markdown", action="store_true", required=True)
     return whole
@@ -392,6 +407,23 @@ def examine(settings: Settings, words: argparse.Namespace) -> int:
     problems = sum(finding.state == "problem" for finding in findings)
     say("\nEverything is well." if problems == 0 else f"\n{problems} to fix.")
     return 1 if problems else 0
+
+
+def install_environment(settings: Settings, words: argparse.Namespace) -> int:
+    from time import monotonic  # noqa: PLC0415
+
+    from threadkeep.sandbox import environment  # noqa: PLC0415
+
+    if words.aside:
+        environment.step_aside()
+    place, began = settings.environment_place, monotonic()
+    there = environment.read_environment(place, settings.sandbox_packages)
+    if there is None:
+        there = environment.install(place, settings.sandbox_packages, say)
+        say(f"installed in {monotonic() - began:.0f} s: {len(there.packages)} packages in {there.folder}")
+    else:
+        say(f"installed already: {len(there.packages)} packages in {there.folder}")
+    return 0
 
 
 def show_settings(settings: Settings, words: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ file, that over the default. Nothing else in the program reads the environment. 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -18,6 +19,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from threadkeep.contract.errors import ThreadkeepError
 from threadkeep.contract.files import MAX_FILE_BYTES
+from threadkeep.sandbox.environment import DEFAULT
+from threadkeep.sandbox.limits import Limits
 from threadkeep.upstream.config import UpstreamConfig
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ PREFIX = "THREADKEEP_"
 CONFIG_FILE = "threadkeep.toml"
 
 CodeInterpreter = Literal["auto", "on", "off"]
+SandboxTier = Literal["bubblewrap", "sandlock"]
 AssistantsDownloads = Literal["allow", "refuse"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "human", "json"]
@@ -154,6 +158,20 @@ def _origins(value: str) -> tuple[str, ...]:
     return tuple(origin.lower() for origin in origins)
 
 
+def _packages(value: str) -> tuple[str, ...]:
+    packages: list[str] = []
+    for part in (part.strip() for part in value.split(",")):
+        if part[:1] in tuple("<>=!~") and packages:
+            # "numpy>=2,<3" is one.
+            packages[-1] += f",{part}"
+        elif part:
+            packages.append(part)
+    for package in packages:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?( *(==|[<>~!]=|[<>]).*)?", package):
+            raise ValueError(f"{_quoted(package)} is neither a package's name nor a name and a version")
+    return tuple(dict.fromkeys(packages))
+
+
 def _quirks(value: str) -> str:
     from threadkeep.upstream.quirks import QUIRKS  # noqa: PLC0415 - most starts name none
 
@@ -173,12 +191,16 @@ BLOBS_URL = Kind("URL", _blobs_url)
 DATABASE_URL = Kind("URL", _database_url)
 ORIGINS = Kind("ORIGINS", _origins)
 QUIRKS_NAME = Kind("NAME", _quirks)
+PACKAGES = Kind("PACKAGES", _packages)
+SANDBOX_TIER: Kind[SandboxTier] = one_of(("bubblewrap", "sandlock"))
 CODE_INTERPRETER: Kind[CodeInterpreter] = one_of(("auto", "on", "off"))
 ASSISTANTS_DOWNLOADS: Kind[AssistantsDownloads] = one_of(("allow", "refuse"))
 LOG_LEVEL: Kind[LogLevel] = one_of(("debug", "info", "warning", "error"))
 LOG_FORMAT: Kind[LogFormat] = one_of(("auto", "human", "json"))
 SWITCH = Kind("on|off", _switch)
 PORT = whole_number("PORT", 0, 65535)
+BYTES = whole_number("BYTES", 1024, 1024**4)
+COUNT = whole_number("NUMBER", 1, 10_000_000)
 TOKENS = whole_number("TOKENS", 512, 100_000_000)
 
 
@@ -188,7 +210,9 @@ TOKENS = whole_number("TOKENS", 512, 100_000_000)
 class Row(Generic[T]):
     """What is known about a setting beside its name and default."""
 
-    def __init__(self, kind: Kind[T], meaning: str, example: str, group: str, secret: bool, default: str) -> None:
+    def __init__(
+        self, kind: Kind[T], meaning: str, example: str, group: str, secret: bool, default: str, limit: str | None
+    ) -> None:
         self.kind = kind
         self.meaning = meaning
         self.example = example
@@ -196,6 +220,8 @@ class Row(Generic[T]):
         self.is_secret = secret
         # How the default is told to a person.
         self.default_shown = default
+        # The field of Limits that it is the value of.
+        self.limit = limit
 
 
 def setting(
@@ -207,6 +233,7 @@ def setting(
     group: str,
     secret: bool = False,
     default_shown: str | None = None,
+    limit: str | None = None,
 ) -> D:
     """A row. To ``dataclass`` it is the field, to the type checker its default."""
     shown = (
@@ -214,8 +241,17 @@ def setting(
         if default_shown is not None
         else ("none" if default is None else f"{default:g}" if isinstance(default, float) else f"{default}")
     )
-    row = Row(kind, meaning, example, group, secret, shown)
+    row = Row(kind, meaning, example, group, secret, shown, limit)
     return cast("D", field(default=default, metadata={"row": row}))
+
+
+_LIMITS = Limits()
+CODE = "Code interpreter"
+
+
+def bound(kind: Kind[T], limit: str, meaning: str, example: str) -> T:
+    """A row for a field of ``Limits``, which has the default."""
+    return setting(kind, cast("T", getattr(_LIMITS, limit)), meaning, example, group=CODE, limit=limit)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -335,9 +371,92 @@ class Settings:
     code_interpreter: CodeInterpreter = setting(
         CODE_INTERPRETER,
         "auto",
-        "auto: on if code can be isolated here; on: refuse to start without. This version cannot isolate code yet.",
-        "off",
-        group="Runs",
+        "auto: on where code can be isolated; on: the server does not start without; off: never.",
+        "on",
+        group=CODE,
+    )
+    sandbox_environment: Path | None = setting(
+        FOLDER,
+        None,
+        "The folder of the Python environment that code runs in.",
+        "/var/lib/threadkeep/sandbox",
+        group=CODE,
+        default_shown="the folder sandbox in the data folder",
+    )
+    sandbox_packages: tuple[str, ...] = setting(
+        PACKAGES,
+        (DEFAULT,),
+        "What is installed there. `default`: numpy, pandas, matplotlib and others, locked by digest; more may stand "
+        "beside it.",
+        "default,polars,seaborn",
+        group=CODE,
+        default_shown=DEFAULT,
+    )
+    sandbox_install: bool = setting(
+        SWITCH,
+        False,
+        "Whether the server installs the environment itself, in the background, where it is missing.",
+        "on",
+        group=CODE,
+        default_shown="off; `./run`: on",
+    )
+    sandbox_tier: SandboxTier = setting(
+        SANDBOX_TIER,
+        "bubblewrap",
+        "What isolates code. sandlock is for containers that forbid namespaces, and isolates less.",
+        "sandlock",
+        group=CODE,
+    )
+    sandbox_pool: int | None = setting(
+        whole_number("NUMBER", 0, 1000),
+        None,
+        "How many boxes wait with the data libraries loaded.",
+        "2",
+        group=CODE,
+        default_shown="by memory",
+    )
+    sandbox_sessions: int | None = setting(
+        whole_number("NUMBER", 1, 10_000),
+        None,
+        "How many threads may have a box at once; then the one idle longest ends, else a call waits.",
+        "16",
+        group=CODE,
+        default_shown="by memory",
+    )
+    code_timeout_seconds: float = bound(seconds(1, 86_400), "call_s", "How long one call may run.", "60")
+    code_cpu_seconds: float = bound(
+        seconds(1, 864_000), "cpu_s", "How much time on processors one call may use, over all its processes.", "120"
+    )
+    code_interrupt_seconds: float = bound(
+        seconds(0.1, 600), "interrupt_s", "How long code may go on after it was interrupted; then it is killed.", "5"
+    )
+    code_max_bytes: int = bound(BYTES, "code_bytes", "The longest code that is run.", "65536")
+    code_output_bytes: int = bound(BYTES, "output_bytes", "How much text of one call is kept.", "65536")
+    code_images: int = bound(COUNT, "images", "How many pictures of one call are kept.", "5")
+    code_image_bytes: int = bound(BYTES, "image_bytes", "The largest picture that is kept.", "1048576")
+    code_files: int = bound(COUNT, "files_out", "How many files that one call wrote are kept.", "10")
+    sandbox_memory_bytes: int = bound(
+        BYTES, "memory_bytes", "Memory of one box: its processes and its files.", "4294967296"
+    )
+    sandbox_disk_bytes: int = bound(BYTES, "disk_bytes", "The size of /mnt/data, which is in memory.", "2147483648")
+    sandbox_scratch_bytes: int = bound(
+        BYTES, "scratch_bytes", "The size of each of /tmp, /dev/shm and the home folder.", "134217728"
+    )
+    sandbox_file_bytes: int = bound(BYTES, "file_bytes", "The largest file, in and out.", "104857600")
+    sandbox_inodes: int = bound(COUNT, "inodes", "How many files and folders a box may hold.", "10000")
+    sandbox_listed_files: int = bound(COUNT, "listed_files", "How many files are looked at after a call.", "500")
+    sandbox_depth: int = bound(COUNT, "depth", "How deep in folders files are looked for.", "8")
+    sandbox_processes: int = bound(COUNT, "processes", "How many processes and threads a box may have.", "128")
+    sandbox_open_files: int = bound(COUNT, "open_files", "How many files a process may have open.", "512")
+    sandbox_idle_seconds: float = bound(
+        seconds(1, 604_800), "idle_s", "After how long without a call a thread's box ends.", "600"
+    )
+    sandbox_life_seconds: float = bound(
+        seconds(1, 604_800), "life_s", "After how long a thread's box ends in any case.", "86400"
+    )
+    sandbox_start_seconds: float = bound(seconds(1, 3600), "start_s", "How long a box may take to start.", "120")
+    sandbox_reply_seconds: float = bound(
+        seconds(1, 3600), "reply_s", "How long a box may take for anything but running code.", "60"
     )
     max_request_bytes: int = setting(
         whole_number("BYTES", 1024, 1024**3),
@@ -389,6 +508,16 @@ class Settings:
     given: Mapping[str, str] = field(default_factory=dict[str, str])
     # Worth a line at start-up, not worth stopping.
     warnings: tuple[str, ...] = ()
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the code interpreter, all together."""
+        return Limits(**{row.limit: getattr(self, name) for name, row in ROWS.items() if row.limit is not None})
+
+    @property
+    def environment_place(self) -> Path:
+        """Where the code interpreter's environments are."""
+        return self.sandbox_environment or self.data_dir / "sandbox"
 
     def shown(self, name: str) -> str:
         """The value as a person may see it: secrets and passwords are not in it."""
