@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 ENTRY = VENV / "bin" / "threadkeep"
+# The environment of the code that models write: `threadkeep sandbox install` makes it.
+SANDBOX = ROOT / ".sandbox"
 # There from the first change of .venv until the stamp: whoever finds it, with nobody holding the lock, starts afresh.
 UNFINISHED = VENV / ".set-up-unfinished"
 
@@ -25,8 +27,9 @@ PIP_WHEEL = "pip-26.3-py3-none-any.whl"
 PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 DEFAULT_INDEX = "https://pypi.org/simple"
 
-# What the tests want and only the system's packages have: name -> what for. Node.js and PostgreSQL come as wheels.
-SYSTEM_PACKAGES: dict[str, str] = {}
+# What only the system's packages have: name -> the program in it, and what is off without. Node.js and PostgreSQL come
+# as wheels.
+SYSTEM_PACKAGES = {"bubblewrap": ("bwrap", "the tests of the code interpreter")}
 
 
 def main(command: str, arguments: list[str]) -> NoReturn:
@@ -46,6 +49,9 @@ def main(command: str, arguments: list[str]) -> NoReturn:
             become([sys.executable, ROOT / "scripts" / "lock.py", *rest])
         case _:
             set_up("runtime")
+            # The server installs the environment that code runs in beside its work: nobody waits for it.
+            default("THREADKEEP_SANDBOX_INSTALL", "on")
+            default("THREADKEEP_SANDBOX_ENVIRONMENT", str(SANDBOX))
             become([ENTRY, *program_arguments(arguments)])
 
 
@@ -62,8 +68,26 @@ def run_tests(arguments: list[str]) -> NoReturn:
     if "--strict" in arguments or os.environ.get("CI", "").lower() not in ("", "0", "false"):
         os.environ["THREADKEEP_TEST_STRICT"] = "1"
     set_up("dev")
+    install_sandbox()
     os.chdir(ROOT)
     become([PYTHON, "-m", "pytest", *(a for a in arguments if a not in ("--system", "--strict"))])
+
+
+def default(variable: str, value: str) -> None:
+    """Sets a variable that nobody has set."""
+    if not os.environ.get(variable):
+        os.environ[variable] = value
+
+
+def install_sandbox() -> None:
+    """What the tests of the code interpreter want. Without it they are skipped, and say why; strictly they fail."""
+    default("THREADKEEP_SANDBOX_ENVIRONMENT", str(SANDBOX))
+    command = [ENTRY, "sandbox", "install", "--quiet"]
+    if subprocess.run(command, check=False, stdout=sys.stderr.fileno()).returncode != 0:
+        say("Without its environment the code interpreter cannot be tested (see above).")
+    for package, (program, off) in SYSTEM_PACKAGES.items():
+        if not shutil.which(program):
+            say(f"There is no {package}, so {off} are off. To have it, as root: apt-get install {package}")
 
 
 def install_system_packages() -> None:

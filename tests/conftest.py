@@ -1,6 +1,7 @@
 pytest_plugins = [
     "tests.capabilities",
     "tests.support.databases",
+    "tests.support.sandbox",
     "tests.support.server",
     "tests.support.s3",
     "tests.support.stories",

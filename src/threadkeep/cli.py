@@ -129,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
         one = sandbox_commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         one.set_defaults(run=run)
         if name == "install":
+            one.add_argument("--quiet", action="store_true", help="say nothing if it is there already")
             # For the server, which installs in the background: see `Installation`.
             one.add_argument("--aside", action="store_true", help=argparse.SUPPRESS)
         add_flags(one, SANDBOX)
@@ -421,7 +422,7 @@ def install_environment(settings: Settings, words: argparse.Namespace) -> int:
     if there is None:
         there = environment.install(place, settings.sandbox_packages, say)
         say(f"installed in {monotonic() - began:.0f} s: {len(there.packages)} packages in {there.folder}")
-    else:
+    elif not words.quiet:
         say(f"installed already: {len(there.packages)} packages in {there.folder}")
     return 0
 
