@@ -1,0 +1,267 @@
+"""Starts boxes with bubblewrap: namespaces, a file system of its own, a filter of system calls, no rights.
+
+As root ("root mode") mounts are made as root, and the first process becomes a user of the box's own. As an ordinary
+user ("user mode") a user namespace does the same, and what is bound must be readable to that user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from threadkeep.sandbox import inside
+from threadkeep.sandbox.box import Box, BoxFailed
+from threadkeep.sandbox.limits import Limits
+
+HOME: Final = "/home/sandbox"
+# What code usually imports. The rest (scipy, scikit-learn, sympy) is large, and imported when it is wanted.
+WARM_MODULES: Final = (
+    "IPython.core.interactiveshell",
+    "IPython.core.pylabtools",
+    "IPython.display",
+    "matplotlib_inline.backend_inline",
+    "matplotlib.pyplot",
+    "numpy",
+    "pandas",
+    "PIL.ImageShow",
+)
+
+_HERE: Final = Path(__file__).resolve().parent
+_USR: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "share")
+_TOP: Final = ("bin", "sbin", "lib", "lib32", "lib64")
+_ETC: Final = (
+    "alternatives",
+    "fonts",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "ssl/certs",
+)
+_NO_PROC: Final = "Can't mount proc"
+
+
+class Bubblewrap:
+    """The first tier. `python` is the interpreter of the sandbox's environment, `…/bin/python`."""
+
+    name: Final = "bubblewrap"
+
+    def __init__(
+        self,
+        python: Path,
+        limits: Limits,
+        *,
+        bwrap: str | None = None,
+        first_uid: int = 200_000,
+    ) -> None:
+        self._python = python
+        self._limits = limits
+        self._bwrap = bwrap
+        self._first_uid = first_uid
+        # In a container whose /proc is masked a new one cannot be mounted; boxes work without.
+        self._has_proc = True
+
+    async def start(self, slot: int, *, warm: bool) -> Box:
+        """A new box. Two that live at the same time never have the same slot. Raises `BoxFailed`, in bwrap's words.
+
+        Must be called from the thread that lives as long as the server: the box goes when its thread does.
+        """
+        try:
+            return await self._start(slot, warm=warm)
+        except BoxFailed as failure:
+            if not self._has_proc or _NO_PROC not in failure.message:
+                raise
+        self._has_proc = False
+        return await self._start(slot, warm=warm)
+
+    async def _start(self, slot: int, *, warm: bool) -> Box:
+        bwrap = self._bwrap or shutil.which("bwrap")
+        if bwrap is None:
+            raise BoxFailed("bubblewrap (bwrap) is not installed.")
+        filter_file = _HERE / "seccomp" / f"{platform.machine()}.bpf"
+        uid = self._first_uid + slot if os.geteuid() == 0 else None
+        with contextlib.ExitStack() as open_fds:
+
+            def passed(fd: int) -> int:
+                open_fds.callback(os.close, fd)
+                return fd
+
+            def written(text: str) -> int:
+                read_end, write_end = os.pipe()
+                os.write(write_end, text.encode())
+                os.close(write_end)
+                return passed(read_end)
+
+            try:
+                seccomp = passed(os.open(filter_file, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError as error:
+                raise BoxFailed(f"There is no filter of system calls for {platform.machine()}.") from error
+            info, info_in = os.pipe()
+            passed(info)
+            etc = {f"/etc/{name}": written(text) for name, text in _etc(uid if uid is not None else 1000).items()}
+            arguments = self._arguments(uid, etc, seccomp, info_in)
+            command = [str(self._python), "-I", "-B", "/opt/threadkeep/inside.py", self._options(uid, warm=warm)]
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    bwrap,
+                    *arguments,
+                    "--",
+                    *command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    pass_fds=[seccomp, info_in, *etc.values()],
+                    env={},
+                    cwd="/",
+                    limit=256 * 1024,
+                )
+            except OSError as error:
+                raise BoxFailed(f"bwrap cannot be started: {error.strerror}.") from error
+            finally:
+                os.close(info_in)
+            box = Box(process, self._limits)
+            complaint = asyncio.create_task(_complaint(process))
+            try:
+                await box.meet(lambda: _child_pid(info))
+            except BoxFailed as failure:
+                await box.close()
+                said = await complaint
+                raise BoxFailed(said or failure.message) from failure
+            except BaseException:
+                await box.close()
+                raise
+            finally:
+                complaint.cancel()
+                await asyncio.wait({complaint})
+            return box
+
+    def _options(self, uid: int | None, *, warm: bool) -> str:
+        limits = self._limits
+        said = {
+            name: getattr(limits, name)
+            for name in (
+                "code_bytes", "output_bytes", "images", "image_bytes", "cpu_s", "interrupt_s", "memory_bytes",
+                "processes", "open_files", "file_bytes", "disk_bytes", "inodes", "listed_files", "depth",
+            )
+        }  # fmt: skip
+        return msgspec.json.encode({**said, "uid": uid, "modules": WARM_MODULES if warm else ()}).decode()
+
+    def _arguments(self, uid: int | None, etc: dict[str, int], seccomp: int, info: int) -> list[str]:
+        limits = self._limits
+        arguments = [
+            "--die-with-parent", "--new-session", "--as-pid-1", "--unshare-pid", "--unshare-net", "--unshare-ipc",
+            "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL",
+        ]  # fmt: skip
+        if uid is None:
+            arguments += ["--unshare-user", "--uid", "1000", "--gid", "1000", "--disable-userns"]
+        else:
+            # To become another user and to give up what makes root: they go before any code is there.
+            for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+                arguments += ["--cap-add", capability]
+        # /usr/local and /usr/src are the operator's.
+        arguments += ["--perms", "0755", "--dir", "/usr"]
+        for name in _USR:
+            arguments += ["--ro-bind-try", f"/usr/{name}", f"/usr/{name}"]
+        for name in _TOP:
+            top = Path("/", name)
+            if top.is_symlink():
+                arguments += ["--symlink", str(top.readlink()), str(top)]
+            elif top.is_dir():
+                arguments += ["--ro-bind", str(top), str(top)]
+        arguments += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/etc/ssl"]
+        for name in _ETC:
+            arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        for path, fd in etc.items():
+            arguments += ["--perms", "0444", "--ro-bind-data", str(fd), path]
+        scratch = str(limits.scratch_bytes)
+        # Before what is bound below it.
+        arguments += ["--perms", "1777", "--size", scratch, "--tmpfs", "/tmp"]
+        made = {"/", "/usr", "/etc", "/tmp"}
+        for source, target in self._binds():
+            for parent in reversed(Path(target).parents):
+                if str(parent) not in made:
+                    made.add(str(parent))
+                    # bwrap makes parents that only root may enter.
+                    arguments += ["--perms", "0755", "--dir", str(parent)]
+            arguments += ["--ro-bind", source, target]
+        for parent in ("/mnt", "/home"):
+            if parent not in made:
+                arguments += ["--perms", "0755", "--dir", parent]
+        arguments += ["--proc", "/proc"] if self._has_proc else ["--size", "4096", "--tmpfs", "/proc"]
+        arguments += ["--dev", "/dev", "--perms", "1777", "--size", scratch, "--tmpfs", "/dev/shm"]
+        arguments += ["--remount-ro", "/dev"]
+        if not self._has_proc:
+            arguments += ["--remount-ro", "/proc"]
+        arguments += ["--perms", "0777", "--size", str(limits.disk_bytes), "--tmpfs", inside.DATA]
+        arguments += ["--perms", "0777", "--size", scratch, "--tmpfs", HOME, "--chdir", inside.DATA]
+        for name, value in {
+            "PATH": f"{self._python.parent}:/usr/bin:/bin",
+            "HOME": HOME,
+            "LANG": "C.UTF-8",
+            "TMPDIR": "/tmp",
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "MPLCONFIGDIR": f"{HOME}/.matplotlib",
+            "IPYTHONDIR": f"{HOME}/.ipython",
+            # Each has memory of its own.
+            "MALLOC_ARENA_MAX": "2",
+            "OMP_NUM_THREADS": "2",
+            "OPENBLAS_NUM_THREADS": "2",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "USER": "sandbox",
+        }.items():
+            arguments += ["--setenv", name, value]
+        return [*arguments, "--remount-ro", "/", "--seccomp", str(seccomp), "--info-fd", str(info)]
+
+    def _binds(self) -> Iterable[tuple[str, str]]:
+        """What there is beside the system: the environment, its Python, and what runs in the box. Source, target."""
+        environment = self._python.parent.parent
+        yield str(environment.resolve()), str(environment)
+        # The environment's python is a link to another's, perhaps over several; each must be found there.
+        home = self._python.resolve().parent.parent
+        targets = {home}
+        link = self._python
+        while link.is_symlink():
+            link = Path(os.path.normpath(link.parent / link.readlink()))
+            targets.add(link.parent.parent)
+        for target in sorted(targets):
+            if target in (Path("/usr"), Path("/")) or target.is_relative_to(environment):
+                continue
+            if target == Path("/usr/local"):
+                for name in ("bin", "lib"):
+                    yield f"/usr/local/{name}", f"/usr/local/{name}"
+            else:
+                yield str(home), str(target)
+        for name in ("inside.py", "executor.py"):
+            yield str(_HERE / name), f"/opt/threadkeep/{name}"
+
+
+def _etc(uid: int) -> dict[str, str]:
+    return {
+        "passwd": f"root:x:0:0:root:/root:/bin/sh\nsandbox:x:{uid}:{uid}::{HOME}:/bin/sh\n",
+        "group": f"root:x:0:\nsandbox:x:{uid}:\n",
+        "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+        "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    }
+
+
+def _child_pid(info: int) -> int:
+    return msgspec.json.decode(os.read(info, 4096), type=dict[str, int])["child-pid"]
+
+
+async def _complaint(process: asyncio.subprocess.Process) -> str:
+    """The last line that a box which does not start writes, read as far as is worth it."""
+    assert process.stderr is not None
+    kept = b""
+    while some := await process.stderr.read(4096):
+        kept = (kept + some)[-4096:]
+    lines = kept.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:500] if lines else ""
