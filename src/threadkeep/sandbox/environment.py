@@ -2,6 +2,7 @@
 
     PLACE/                      the setting sandbox_environment
     ├── .lock                   held by the one installation at work; says what it does at the moment
+    ├── .failed                 why the last installation failed, until another one works
     └── <fingerprint>/          for this list of packages, this Python and this kind of machine
         ├── bin/python
         ├── lib/…/site-packages compiled once: nothing can be written there later
@@ -21,16 +22,21 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
 
 from threadkeep.contract.errors import ThreadkeepError
+from threadkeep.logs import Log
+
+log = Log(__name__)
 
 # Stands in a list of packages for all that environment.in names.
 DEFAULT: Final = "default"
@@ -41,6 +47,7 @@ _LOCK = _HERE / "environment.txt"
 # Without these no code runs, whatever packages somebody asks for.
 _NEEDED: Final = ("ipython", "matplotlib-inline")
 _STAMP = ".environment.json"
+_FAILED = ".failed"
 # To be raised when the way in which an environment is made changes.
 _MADE_AS = b"1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -114,6 +121,29 @@ def default_packages() -> tuple[str, ...]:
     return tuple(name for line in lines if (name := line.partition("#")[0].strip()))
 
 
+class Absence(NamedTuple):
+    """Why there is no environment, as the second half of a sentence, and what would change that, as a sentence."""
+
+    reason: str
+    mend: str
+
+
+def absence(place: Path) -> Absence:
+    """For a place where ``read_environment`` found nothing."""
+    command = f"threadkeep sandbox install --sandbox-environment {shlex.quote(str(place.absolute()))}"
+    doing = at_work(place)
+    if doing is not None:
+        return Absence(f"its Python environment is being installed ({doing})", "That takes a minute or two.")
+    try:
+        failed = (place / _FAILED).read_text(encoding="utf-8")[:1000]
+    except OSError:
+        return Absence("its Python environment is not installed", f"Run: {command}")
+    return Absence(
+        f"its Python environment could not be installed: {failed.rstrip('.')}",
+        f"The next start of a server that installs it tries again, and so does: {command}",
+    )
+
+
 def at_work(place: Path) -> str | None:
     """What the installation does at the moment that is at work there; None: there is none."""
     try:
@@ -144,16 +174,25 @@ def install(place: Path, packages: Sequence[str], tell: Callable[[str], None]) -
             except BlockingIOError:
                 tell("waiting for another installation that is at work there")
                 fcntl.flock(guard, fcntl.LOCK_EX)
-            made = read_environment(place, packages)
-            if made is None:
-                _Making(place / fingerprint_of(packages), packages, guard, tell).make()
-                made = read_environment(place, packages)
-            if made is None:
-                raise NotInstalled(f"what was made in {place} cannot be read")
+            try:
+                made = read_environment(place, packages) or _make(place, packages, guard, tell)
+            except NotInstalled as error:
+                (place / _FAILED).write_text(error.message, encoding="utf-8")
+                raise
+            (place / _FAILED).unlink(missing_ok=True)
             _remove_others(made)
             return made
     except OSError as error:
         raise NotInstalled(f"{error.filename or place}: {error.strerror or error}") from error
+
+
+def _make(place: Path, packages: Sequence[str], guard: TextIO, tell: Callable[[str], None]) -> Environment:
+    (place / _FAILED).unlink(missing_ok=True)
+    _Making(place / fingerprint_of(packages), packages, guard, tell).make()
+    made = read_environment(place, packages)
+    if made is None:
+        raise NotInstalled(f"what was made in {place} cannot be read")
+    return made
 
 
 # Run in the new environment: that it can run code at all, the list of fonts, and what is in it.
@@ -377,50 +416,69 @@ def _surroundings(more: dict[str, str]) -> dict[str, str]:
 class Installation:
     """An installation in a process of its own, which yields to others and ends with this one, however this ends.
 
-    ``run`` once; when it is cancelled, nothing is left at work. ``progress`` is what it does at the moment.
+    ``tell`` is called with each line of progress. What becomes of it is seen where everybody looks, with
+    ``read_environment`` and ``absence``.
     """
 
-    def __init__(self, place: Path, packages: Sequence[str]) -> None:
+    def __init__(self, place: Path, packages: Sequence[str], tell: Callable[[str], None] = lambda line: None) -> None:
         self._place = place
         self._packages = packages
-        self.progress = "it begins"
+        self._tell = tell
+        self._task: asyncio.Task[None] | None = None
 
-    async def run(self, tell: Callable[[str], None] = lambda line: None) -> Environment:
-        """The environment; raises NotInstalled."""
-        words = ["--sandbox-environment", str(self._place), "--sandbox-packages", ",".join(self._packages)]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            "-m",
-            "threadkeep",
-            "sandbox",
-            "install",
-            *words,
-            "--aside",
-            env=_surroundings({}),
-            # It lives as long as this pipe is open.
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
+    @property
+    def is_at_work(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Begins, unless the environment is there."""
+        if read_environment(self._place, self._packages) is None:
+            self._task = asyncio.create_task(self._install())
+
+    async def close(self) -> None:
+        """Nothing is left at work. What was not finished is begun again by the next installation."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _install(self) -> None:
+        began = time.monotonic()
         try:
-            said = ""
+            log.info("sandbox_install_started", place=str(self._place))
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-m", "threadkeep", "sandbox", "install", "--aside"),
+                *("--sandbox-environment", str(self._place), "--sandbox-packages", ",".join(self._packages)),
+                env=_surroundings({}),
+                # It lives as long as this pipe is open.
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+            said = await self._follow(process)
+        except OSError as error:
+            log.warning("sandbox_install_failed", error=error)
+            return
+        if process.returncode == 0:
+            log.info("sandbox_installed", detail=said, duration_s=round(time.monotonic() - began, 1))
+        else:
+            log.warning("sandbox_install_failed", reason=said or f"status {process.returncode}")
+
+    async def _follow(self, process: asyncio.subprocess.Process) -> str:
+        """Waits for its end, and ends it when it must not be waited for; its last line."""
+        assert process.stdout is not None
+        said = ""
+        try:
             while line := await process.stdout.readline():
                 said = line.decode("utf-8", "replace").strip()
-                self.progress = said
-                tell(said)
-            status = await process.wait()
+                self._tell(said)
+            await process.wait()
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await asyncio.shield(process.wait())
-        environment = await asyncio.to_thread(read_environment, self._place, self._packages)
-        if status != 0 or environment is None:
-            raise NotInstalled(said.removeprefix("threadkeep: ") or f"it ended with status {status}")
-        return environment
+        return said.removeprefix("threadkeep: ")
 
 
 def step_aside() -> None:
