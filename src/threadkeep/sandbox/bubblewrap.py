@@ -13,12 +13,13 @@ import platform
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from threadkeep.sandbox import inside
 from threadkeep.sandbox.box import Box, BoxFailed
+from threadkeep.sandbox.environment import Environment
 from threadkeep.sandbox.limits import Limits
 
 HOME: Final = "/home/sandbox"
@@ -47,41 +48,45 @@ _ETC: Final = (
     "mime.types",
     "ssl/certs",
 )
-_NO_PROC: Final = "Can't mount proc"
+# What containers may refuse, in bwrap's words, and boxes can do without: /proc, which where it is masked cannot be
+# mounted anew; and the kernel's bound on user namespaces, which the filter of system calls forbids as well.
+Part = Literal["proc", "disable-userns"]
+_DISPENSABLE: Final[dict[Part, str]] = {"proc": "Can't mount proc", "disable-userns": "max_user_namespaces"}
 
 
 class Bubblewrap:
-    """The first tier. `python` is the interpreter of the sandbox's environment, `…/bin/python`."""
+    """The first tier."""
 
     name: Final = "bubblewrap"
 
     def __init__(
         self,
-        python: Path,
+        environment: Environment,
         limits: Limits,
         *,
         bwrap: str | None = None,
         first_uid: int = 200_000,
     ) -> None:
-        self._python = python
+        self._environment = environment
+        self._python = environment.python
         self._limits = limits
         self._bwrap = bwrap
         self._first_uid = first_uid
-        # In a container whose /proc is masked a new one cannot be mounted; boxes work without.
-        self._has_proc = True
+        self._does_without: frozenset[Part] = frozenset()
 
     async def start(self, slot: int, *, warm: bool) -> Box:
         """A new box. Two that live at the same time never have the same slot. Raises `BoxFailed`, in bwrap's words.
 
         Must be called from the thread that lives as long as the server: the box goes when its thread does.
         """
-        try:
-            return await self._start(slot, warm=warm)
-        except BoxFailed as failure:
-            if not self._has_proc or _NO_PROC not in failure.message:
-                raise
-        self._has_proc = False
-        return await self._start(slot, warm=warm)
+        while True:
+            try:
+                return await self._start(slot, warm=warm)
+            except BoxFailed as failure:
+                refused = {part for part, words in _DISPENSABLE.items() if words in failure.message}
+                if refused <= self._does_without:
+                    raise
+                self._does_without |= refused
 
     async def _start(self, slot: int, *, warm: bool) -> Box:
         bwrap = self._bwrap or shutil.which("bwrap")
@@ -133,8 +138,10 @@ class Bubblewrap:
             try:
                 await box.meet(lambda: _child_pid(info))
             except BoxFailed as failure:
+                # It has been killed, so this comes to its end.
+                await asyncio.wait({complaint}, timeout=5)
                 await box.close()
-                said = await complaint
+                said = complaint.result() if complaint.done() else ""
                 raise BoxFailed(said or failure.message) from failure
             except BaseException:
                 await box.close()
@@ -153,7 +160,12 @@ class Bubblewrap:
                 "processes", "open_files", "file_bytes", "disk_bytes", "inodes", "listed_files", "depth",
             )
         }  # fmt: skip
-        return msgspec.json.encode({**said, "uid": uid, "modules": WARM_MODULES if warm else ()}).decode()
+        more = {
+            "uid": uid,
+            "modules": WARM_MODULES if warm else (),
+            "matplotlib": str(self._environment.matplotlib),
+        }
+        return msgspec.json.encode({**said, **more}).decode()
 
     def _arguments(self, uid: int | None, etc: dict[str, int], seccomp: int, info: int) -> list[str]:
         limits = self._limits
@@ -162,7 +174,9 @@ class Bubblewrap:
             "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL",
         ]  # fmt: skip
         if uid is None:
-            arguments += ["--unshare-user", "--uid", "1000", "--gid", "1000", "--disable-userns"]
+            arguments += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
+            if "disable-userns" not in self._does_without:
+                arguments.append("--disable-userns")
         else:
             # To become another user and to give up what makes root: they go before any code is there.
             for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
@@ -196,20 +210,25 @@ class Bubblewrap:
         for parent in ("/mnt", "/home"):
             if parent not in made:
                 arguments += ["--perms", "0755", "--dir", parent]
-        arguments += ["--proc", "/proc"] if self._has_proc else ["--size", "4096", "--tmpfs", "/proc"]
+        arguments += ["--size", "4096", "--tmpfs", "/proc"] if "proc" in self._does_without else ["--proc", "/proc"]
         arguments += ["--dev", "/dev", "--perms", "1777", "--size", scratch, "--tmpfs", "/dev/shm"]
         arguments += ["--remount-ro", "/dev"]
-        if not self._has_proc:
+        if "proc" in self._does_without:
             arguments += ["--remount-ro", "/proc"]
         arguments += ["--perms", "0777", "--size", str(limits.disk_bytes), "--tmpfs", inside.DATA]
         arguments += ["--perms", "0777", "--size", scratch, "--tmpfs", HOME, "--chdir", inside.DATA]
+        fonts = self._python.parent.parent / "matplotlib"
+        # Without the list that was made with the environment matplotlib looks at every font when it is imported.
+        arguments += ["--perms", "0777", "--dir", f"{HOME}/.matplotlib"]
+        for listed in fonts.glob("fontlist-*.json"):
+            arguments += ["--symlink", str(listed), f"{HOME}/.matplotlib/{listed.name}"]
         for name, value in {
             "PATH": f"{self._python.parent}:/usr/bin:/bin",
             "HOME": HOME,
             "LANG": "C.UTF-8",
             "TMPDIR": "/tmp",
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "MPLCONFIGDIR": f"{HOME}/.matplotlib",
+            "MPLCONFIGDIR": f"{HOME}/.config/matplotlib",
             "IPYTHONDIR": f"{HOME}/.ipython",
             # Each has memory of its own.
             "MALLOC_ARENA_MAX": "2",
@@ -223,7 +242,7 @@ class Bubblewrap:
 
     def _binds(self) -> Iterable[tuple[str, str]]:
         """What there is beside the system: the environment, its Python, and what runs in the box. Source, target."""
-        environment = self._python.parent.parent
+        environment = self._environment.folder
         yield str(environment.resolve()), str(environment)
         # The environment's python is a link to another's, perhaps over several; each must be found there.
         home = self._python.resolve().parent.parent

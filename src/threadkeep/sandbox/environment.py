@@ -22,7 +22,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -38,6 +37,8 @@ from threadkeep.logs import Log
 
 log = Log(__name__)
 
+# What installs the environment by hand.
+COMMAND: Final = "threadkeep sandbox install"
 # Stands in a list of packages for all that environment.in names.
 DEFAULT: Final = "default"
 
@@ -129,19 +130,16 @@ class Absence(NamedTuple):
 
 
 def absence(place: Path) -> Absence:
-    """For a place where ``read_environment`` found nothing."""
-    command = f"threadkeep sandbox install --sandbox-environment {shlex.quote(str(place.absolute()))}"
+    """For a place where ``read_environment`` found nothing. Clients may see it: no folder and no index is named."""
     doing = at_work(place)
     if doing is not None:
         return Absence(f"its Python environment is being installed ({doing})", "That takes a minute or two.")
     try:
         failed = (place / _FAILED).read_text(encoding="utf-8")[:1000]
     except OSError:
-        return Absence("its Python environment is not installed", f"Run: {command}")
-    return Absence(
-        f"its Python environment could not be installed: {failed.rstrip('.')}",
-        f"The next start of a server that installs it tries again, and so does: {command}",
-    )
+        return Absence("its Python environment is not installed", f"Run: {COMMAND}")
+    said = re.sub(r"[a-z+]+://\S+", "the index", failed).replace(str(place.absolute()), "the folder")
+    return Absence(f"its Python environment could not be installed: {said.rstrip('.')}", f"Run again: {COMMAND}")
 
 
 def at_work(place: Path) -> str | None:
