@@ -53,7 +53,7 @@ _FAILED = ".failed"
 _MADE_AS = b"1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+)( ; [^\\\n]*[^\\\s])?", re.MULTILINE)
-_LAST_LINES: Final = 12
+_LAST_LINES: Final = 30
 
 
 class Environment(NamedTuple):
@@ -328,11 +328,9 @@ class _Making:
                 elif words[0] in ("Installing", "Prepared"):
                     self._say("unpacking")
         if process.returncode != 0:
-            # Without the part of an address that may be a password.
-            said = re.sub(r"//[^/@\s]+@", "//***@", " ".join(_worst(last)))
             program = "uv" if command[1] == "pip" else "pip"
             raise NotInstalled(
-                f"{program} could not install the packages: {said or 'it did not say why'}. "
+                f"{program} could not install the packages: {_complaint(last) or 'it did not say why'}. "
                 "Is the package index there that this machine is configured for?"
             )
 
@@ -369,11 +367,13 @@ class _Making:
         return done.stdout
 
 
-def _worst(lines: Sequence[str]) -> Sequence[str]:
-    """What an installer said of its failure, as far as it can be told from the rest."""
-    # uv draws a tree in front of its errors.
-    errors = [line for line in lines if re.match(r"(?i)(error|\u00d7|\u2570|\u251c)", line)]
-    return (errors or lines)[-3:]
+def _complaint(lines: Sequence[str]) -> str:
+    """What an installer said of its failure: all from its first error on."""
+    # uv draws a tree under its errors.
+    first = next((n for n, line in enumerate(lines) if re.match(r"(?i)error|\u00d7", line)), len(lines[:-3]))
+    said = " ".join(line.lstrip("\u00d7\u2570\u251c\u2500\u25b6\u2502 ") for line in lines[first:])
+    # Without the part of an address that may be a password.
+    return re.sub(r"//[^/@\s]+@", "//***@", said)[:800].rstrip(". ")
 
 
 def _remove_others(environment: Environment) -> None:
