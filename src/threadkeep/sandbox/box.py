@@ -7,6 +7,7 @@ not come in time ends the box for good. Text is cleaned, pictures are not decode
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import os
 import re
@@ -82,8 +83,6 @@ class _Text:
     _BEGUN = re.compile(r"\x1b(?:\[[0-?]{0,40}[ -/]{0,10}|\][^\x07\x1b]{0,200}\x1b?)?\Z")
 
     def __init__(self) -> None:
-        import codecs  # noqa: PLC0415
-
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
 
@@ -230,21 +229,23 @@ class Box:
         """Ends what runs, by force; `execute` returns `died` with this note. Files are kept."""
         if self._call is not None and self._stopping is None and self.is_alive:
             self._stopping = note
-            number = self._next()
-            self._given_up.add(number)
-            self._to.write(inside.frame(inside.RESET, number))
+            self._reset(self._call)
 
     async def _stop(self, call: _Call, interrupt_s: float, reset_s: float) -> None:
         if self.is_alive and not call.ended.done():
             self._to.write(inside.frame(inside.INTERRUPT, call.number))
             await asyncio.wait({call.ended}, timeout=interrupt_s)
         if self.is_alive and not call.ended.done():
-            number = self._next()
-            self._given_up.add(number)
-            self._to.write(inside.frame(inside.RESET, number))
+            self._reset(call)
             await asyncio.wait({call.ended}, timeout=reset_s)
         if not call.ended.done():
             self.kill("it did not stop")
+
+    def _reset(self, call: _Call) -> None:
+        number = self._next()
+        # Its answer comes after the call's end.
+        self._given_up.add(number)
+        self._to.write(inside.frame(inside.RESET, number, inside.CALL.pack(call.number)))
 
     def _ending(self, call: _Call, timeout_s: float) -> Ended:
         if not call.ended.done() or call.ended.cancelled():
@@ -261,8 +262,9 @@ class Box:
         elif ending.why == "cpu":
             how = "timeout"
             notes.append(f"Execution was stopped after {self._limits.cpu_s:g} s of processor time.")
-        elif self._stopping is not None:
-            notes.append(self._stopping)
+        elif self._stopping is not None and ending.how == "died":
+            # Whoever stopped it says what became of it.
+            return Ended("died", self._stopping)
         elif ending.why == "inodes":
             notes.append(f"There were more than {self._limits.inodes} files; the session is lost.")
         elif ending.how == "died":
@@ -278,10 +280,10 @@ class Box:
     async def put(self, path: str, size: int, pieces: AsyncIterator[bytes]) -> None:
         """Writes a file below /mnt/data, with its folders; it is there wholly or not. Raises `FileRefused`."""
         self._check()
+        await self._ask(inside.PUT, msgspec.json.encode([path, size]), inside.ANSWER)
         number = self._next()
         is_whole = False
         try:
-            await self._send(inside.PUT, number, msgspec.json.encode([path, size]))
             async for piece in pieces:
                 view = memoryview(piece)
                 while view:
@@ -385,16 +387,21 @@ class Box:
             self.kill("it ended by itself")
         except inside.Broken as error:
             self.kill(f"it broke the protocol: {error}")
-        except Exception as error:
-            self.kill(f"an output could not be taken: {type(error).__name__}")
-            raise
 
     def _hear(self, kind: int, number: int, content: bytes) -> None:
         call, answer = self._call, self._answer
         if kind == inside.HELLO and number == 0 and not self._hello.done():
             self._hello.set_result(None)
         elif call is not None and number == call.number:
-            call.hear(kind, content)
+            try:
+                call.hear(kind, content)
+            except inside.Broken:
+                raise
+            except Exception as error:
+                # The caller's own: `execute` raises it.
+                if not call.ended.done():
+                    call.ended.set_exception(error)
+                self.kill("an output could not be taken")
         elif answer is not None and number == answer[0] and not answer[1].done():
             answer[1].set_result((kind, content))
         elif number in self._given_up:

@@ -23,6 +23,8 @@ from threadkeep.sandbox.environment import Environment
 from threadkeep.sandbox.limits import Limits
 
 HOME: Final = "/home/sandbox"
+# Where the environment is in a box, wherever the host has it: tracebacks tell nobody how the host is laid out.
+ENVIRONMENT: Final = "/opt/environment"
 # What code usually imports. The rest (scipy, scikit-learn, sympy) is large, and imported when it is wanted.
 WARM_MODULES: Final = (
     "IPython.core.interactiveshell",
@@ -68,7 +70,6 @@ class Bubblewrap:
         first_uid: int = 200_000,
     ) -> None:
         self._environment = environment
-        self._python = environment.python
         self._limits = limits
         self._bwrap = bwrap
         self._first_uid = first_uid
@@ -83,7 +84,7 @@ class Bubblewrap:
             try:
                 return await self._start(slot, warm=warm)
             except BoxFailed as failure:
-                refused = {part for part, words in _DISPENSABLE.items() if words in failure.message}
+                refused: set[Part] = {part for part, words in _DISPENSABLE.items() if words in failure.message}
                 if refused <= self._does_without:
                     raise
                 self._does_without |= refused
@@ -114,7 +115,13 @@ class Bubblewrap:
             passed(info)
             etc = {f"/etc/{name}": written(text) for name, text in _etc(uid if uid is not None else 1000).items()}
             arguments = self._arguments(uid, etc, seccomp, info_in)
-            command = [str(self._python), "-I", "-B", "/opt/threadkeep/inside.py", self._options(uid, warm=warm)]
+            command = [
+                f"{ENVIRONMENT}/bin/python",
+                "-I",
+                "-B",
+                "/opt/threadkeep/inside.py",
+                self._options(uid, warm=warm),
+            ]
             try:
                 process = await asyncio.create_subprocess_exec(
                     bwrap,
@@ -163,7 +170,6 @@ class Bubblewrap:
         more = {
             "uid": uid,
             "modules": WARM_MODULES if warm else (),
-            "matplotlib": str(self._environment.matplotlib),
         }
         return msgspec.json.encode({**said, **more}).decode()
 
@@ -217,18 +223,17 @@ class Bubblewrap:
             arguments += ["--remount-ro", "/proc"]
         arguments += ["--perms", "0777", "--size", str(limits.disk_bytes), "--tmpfs", inside.DATA]
         arguments += ["--perms", "0777", "--size", scratch, "--tmpfs", HOME, "--chdir", inside.DATA]
-        fonts = self._python.parent.parent / "matplotlib"
         # Without the list that was made with the environment matplotlib looks at every font when it is imported.
         arguments += ["--perms", "0777", "--dir", f"{HOME}/.matplotlib"]
-        for listed in fonts.glob("fontlist-*.json"):
-            arguments += ["--symlink", str(listed), f"{HOME}/.matplotlib/{listed.name}"]
+        for fonts in self._environment.matplotlib.glob("fontlist-*.json"):
+            arguments += ["--symlink", f"{ENVIRONMENT}/matplotlib/{fonts.name}", f"{HOME}/.matplotlib/{fonts.name}"]
         for name, value in {
-            "PATH": f"{self._python.parent}:/usr/bin:/bin",
+            "PATH": f"{ENVIRONMENT}/bin:/usr/bin:/bin",
             "HOME": HOME,
             "LANG": "C.UTF-8",
             "TMPDIR": "/tmp",
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "MPLCONFIGDIR": f"{HOME}/.config/matplotlib",
+            "MPLCONFIGDIR": f"{HOME}/.matplotlib",
             "IPYTHONDIR": f"{HOME}/.ipython",
             # Each has memory of its own.
             "MALLOC_ARENA_MAX": "2",
@@ -243,11 +248,11 @@ class Bubblewrap:
     def _binds(self) -> Iterable[tuple[str, str]]:
         """What there is beside the system: the environment, its Python, and what runs in the box. Source, target."""
         environment = self._environment.folder
-        yield str(environment.resolve()), str(environment)
+        yield str(environment.resolve()), ENVIRONMENT
         # The environment's python is a link to another's, perhaps over several; each must be found there.
-        home = self._python.resolve().parent.parent
+        home = self._environment.python.resolve().parent.parent
         targets = {home}
-        link = self._python
+        link = self._environment.python
         while link.is_symlink():
             link = Path(os.path.normpath(link.parent / link.readlink()))
             targets.add(link.parent.parent)

@@ -36,12 +36,15 @@ from typing import Any, NamedTuple, NoReturn
 
 # Kind, number of the request, length of what follows.
 HEADER = struct.Struct(">BII")
+CALL = struct.Struct(">I")
 
 # --- to the box
 EXECUTE = 1  # UTF-8, the code. Answered with TEXT and PICTURE, then ENDED.
 INTERRUPT = 2  # of the request with this number, if it still executes
-RESET = 3  # all processes but this one end; files stay. The code that executed has ENDED, then ANSWER.
-PUT = 4  # JSON [path, size]; then BYTES, then PUT_END, which is answered
+# Content: `CALL`, a number; nothing happens unless this one executes. 0: in any case. All processes but the first end,
+# files stay; the code that executed has ENDED, then ANSWER.
+RESET = 3
+PUT = 4  # JSON [path, size], answered; then BYTES, then PUT_END, which is answered again
 BYTES = 5
 PUT_END = 6
 PUT_STOP = 7  # not answered
@@ -50,7 +53,7 @@ LIST = 9
 READ = 10  # JSON [path, size, mtime_ns, inode, offset, length]. Answered with PIECE or REFUSED.
 
 # --- from the box
-HELLO = 32  # JSON
+HELLO = 32  # everything is imported, and code can run
 TEXT = 33
 PICTURE = 34  # a byte of `PICTURES`, then the picture
 ENDED = 35  # JSON
@@ -188,12 +191,13 @@ class Supervisor:
         self._commands = commands
         self._answers = answers
         self._frames = Frames({
-            EXECUTE: options.code_bytes, INTERRUPT: 0, RESET: 0, PUT: SMALL_BYTES, BYTES: PIECE_BYTES, PUT_END: 0,
-            PUT_STOP: 0, LINK: SMALL_BYTES, LIST: 0, READ: SMALL_BYTES,
+            EXECUTE: options.code_bytes, INTERRUPT: 0, RESET: CALL.size, PUT: SMALL_BYTES, BYTES: PIECE_BYTES,
+            PUT_END: 0, PUT_STOP: 0, LINK: SMALL_BYTES, LIST: 0, READ: SMALL_BYTES,
         })  # fmt: skip
         self._data = os.open(DATA, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._folders = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in ("/tmp", "/dev/shm", "/home/sandbox")]
         self._put: Put | None = None
+        # Why the file that is put cannot be.
         self._put_refusal: str | None = None
         self._put_bytes = 0
         self._call: Call | None = None
@@ -337,7 +341,7 @@ class Supervisor:
         if said.kind == READY:
             if not self._is_ready:
                 self._is_ready = True
-                self._say(HELLO, 0, {"python": sys.version.split()[0]})
+                self._send(HELLO, 0)
         elif call is None or said.number != call.number:
             return
         elif said.kind == PICTURE:
@@ -373,10 +377,8 @@ class Supervisor:
         except BlockingIOError:
             return 0
         if not some:
-            # Every process closed it: nothing will ever be said there.
-            with contextlib.suppress(KeyError):
-                self._poll.unregister(executor.text)
-            self._poll.register(executor.text, 0)
+            # Every process closed it, so nothing will ever be printed again.
+            self._replace = self._replace or "broken"
         call = self._call
         if call is not None and some:
             room = self._options.output_bytes - call.text_bytes
@@ -434,7 +436,9 @@ class Supervisor:
                 if self._call is not None and self._call.number == number:
                     self._interrupt()
             elif kind == RESET:
-                self._restart("")
+                (executing,) = CALL.unpack(content)
+                if executing in (0, self._call.number if self._call is not None else 0):
+                    self._restart("")
                 self._say(ANSWER, number, None)
             elif kind in (PUT, BYTES, PUT_END, PUT_STOP):
                 self._take(kind, number, content)
@@ -526,12 +530,8 @@ class Supervisor:
             self._stop_put()
             self._put_refusal = None
             self._put_bytes = 0
-            try:
-                self._begin_put(number, *json.loads(content))
-            except Refusal as refusal:
-                self._put_refusal = str(refusal)
-            except OSError as error:
-                self._put_refusal = error.strerror or "it failed"
+            self._begin_put(number, *json.loads(content))
+            self._say(ANSWER, number, None)
         elif kind == PUT_STOP:
             self._stop_put()
         elif kind == BYTES:
