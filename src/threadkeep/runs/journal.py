@@ -16,6 +16,7 @@ from threadkeep.contract.errors import LeaseLost, NotFound
 from threadkeep.contract.events import MESSAGE_EVENTS, RUN_EVENTS, STEP_EVENTS, Event
 from threadkeep.contract.ids import created_at, id_after, new_id
 from threadkeep.contract.messages import (
+    ContentDelta,
     IncompleteReason,
     Message,
     MessageDelta,
@@ -134,8 +135,7 @@ class Journal:
         """More of the open message."""
         assert self._draft is not None
         assert self._message is not None
-        delta = MessageDelta(id=self._message.id, delta=MessageDeltaContent(content=[self._draft.add(added)]))
-        self._unpublished.append(Event("thread.message.delta", delta))
+        self._unpublished += _told(self._message, self._draft.add(added))
 
     def start_call(self, index: int, name: str) -> None:
         """A further call in the open tool step."""
@@ -188,6 +188,7 @@ class Journal:
         assert message is not None
         assert draft is not None
         self._draft = self._message = None
+        self._unpublished += _told(message, draft.end())
 
         def close(tx: Transaction) -> list[Event]:
             steps = [step for step in _open_steps(tx, self.run) if _creates(step, message.id)]
@@ -237,6 +238,8 @@ class Journal:
         """The run is over: closes what is open, moves the run, and finishes the work, in one transaction."""
         draft, message = self._draft, self._message
         reason = message_reason or _MESSAGE_ENDS.get(to)
+        if message is not None and draft is not None:
+            self._unpublished += _told(message, draft.end())
 
         def finish(tx: Transaction) -> list[Event]:
             events: list[Event] = []
@@ -477,6 +480,13 @@ def _still_there(tx: Transaction, thread_id: str, message_id: str) -> Message | 
         return None
 
 
+def _told(message: Message, deltas: list[ContentDelta]) -> list[Event]:
+    return [
+        Event("thread.message.delta", MessageDelta(id=message.id, delta=MessageDeltaContent(content=[delta])))
+        for delta in deltas
+    ]
+
+
 def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: IncompleteReason | str) -> list[Event]:
     # Read again: a client may have changed the metadata meanwhile, or deleted it.
     current = _still_there(tx, message.thread_id, message.id)
@@ -489,8 +499,7 @@ def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: In
     if not content:
         # Stopped between its beginning and its first word. Clients count on a part, and on a delta that opens it.
         draft = Draft()
-        delta = MessageDelta(id=message.id, delta=MessageDeltaContent(content=[draft.add(TextAdded(""))]))
-        events.append(Event("thread.message.delta", delta))
+        events += _told(message, draft.add(TextAdded("")))
         content = draft.content()
     now = created_at()
     if how == "completed":

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from threadkeep.contract.messages import (
+    Annotation,
     Content,
     ContentDelta,
+    ImageFile,
+    ImageFileContent,
+    ImageFileContentDelta,
     RefusalContent,
     RefusalContentDelta,
     Text,
@@ -17,6 +21,7 @@ from threadkeep.contract.messages import (
     TextDelta,
 )
 from threadkeep.contract.runs import CompletionTokensDetails, PromptTokenDetails, Usage
+from threadkeep.runs.annotations import Annotator, Piece, told
 from threadkeep.upstream.chat import ChatChunk, FinishReason
 from threadkeep.upstream.chat import Usage as ChatUsage
 
@@ -98,34 +103,111 @@ class Reply:
         return added
 
 
+class _TextPart(NamedTuple):
+    fragments: list[str]
+    annotations: list[Annotation]
+
+
+class _RefusalPart(NamedTuple):
+    fragments: list[str]
+
+
 class Draft:
-    """A message while it is written: fragments in, deltas out, the whole content whenever it is needed."""
+    """A message while it is written: fragments in, deltas out, the whole content whenever it is needed.
 
-    def __init__(self) -> None:
-        self._parts: list[tuple[type[TextAdded | RefusalAdded], list[str]]] = []
+    With an annotator, what may yet become a mark is in the content at once and in the deltas once that is decided.
+    """
 
-    def add(self, added: TextAdded | RefusalAdded) -> ContentDelta:
+    def __init__(self, annotator: Annotator | None = None) -> None:
+        self._annotator = annotator
+        self._parts: list[_TextPart | _RefusalPart | ImageFileContent] = []
+        # The last part: its index, what it takes more of, and where it keeps that.
+        self._index = -1
+        self._takes: type[TextAdded | RefusalAdded] | None = None
+        self._fragments: list[str] = []
+        self._annotations: list[Annotation] = []
+        # Whether deltas have opened it, and how many code points of its text the annotator has given back.
+        self._is_opened = False
+        self._given = 0
+
+    def add(self, added: TextAdded | RefusalAdded) -> list[ContentDelta]:
         """Appends and says what is new. Text and refusal are parts of their own."""
-        opens = not self._parts or self._parts[-1][0] is not type(added)
-        if opens:
-            self._parts.append((type(added), []))
-        index = len(self._parts) - 1
+        kind = type(added)
+        deltas = [] if kind is self._takes else self._begin(kind)
+        self._fragments.append(added[0])
         if isinstance(added, RefusalAdded):
-            self._parts[index][1].append(added.refusal)
-            return RefusalContentDelta(index=index, refusal=added.refusal)
-        self._parts[index][1].append(added.text)
-        if opens:
-            return TextContentDelta(index=index, text=TextDelta(value=added.text, annotations=[]))
-        return TextContentDelta(index=index, text=TextDelta(value=added.text))
+            deltas.append(RefusalContentDelta(index=self._index, refusal=added.refusal))
+        elif self._annotator is None or not added.text:
+            # Nothing said is said at once: it opens the part.
+            text = TextDelta(value=added.text) if self._is_opened else self._opening(added.text)
+            deltas.append(TextContentDelta(index=self._index, text=text))
+        else:
+            deltas += map(self._tell, self._annotator.feed(added.text))
+        return deltas
+
+    def show(self, file_id: str) -> list[ContentDelta]:
+        """Adds a picture, which is a part of its own, after what was held back."""
+        before = self.end()
+        shown = ImageFile(file_id=file_id)
+        self._append(None, ImageFileContent(image_file=shown))
+        return [*before, ImageFileContentDelta(index=self._index, image_file=shown)]
+
+    def end(self) -> list[ContentDelta]:
+        """What was held back, as nothing more comes of it. To be told before the message is closed."""
+        if self._annotator is None or self._takes is not TextAdded:
+            return []
+        return [*map(self._tell, self._annotator.finish())]
 
     def content(self) -> list[Content]:
-        """Everything so far; equal to what the deltas add up to."""
-        return [
-            TextContent(text=Text(value="".join(fragments)))
-            if kind is TextAdded
-            else RefusalContent(refusal="".join(fragments))
-            for kind, fragments in self._parts
-        ]
+        """Everything so far, what is held back included: without that, what the deltas add up to.
+
+        Another thread may ask while this one adds.
+        """
+        return [_content(part) for part in self._parts.copy()]
+
+    def _begin(self, kind: type[TextAdded | RefusalAdded]) -> list[ContentDelta]:
+        """Opens a part; what was held back of the one before is its end."""
+        held_back = self.end()
+        self._fragments, self._annotations = [], []
+        is_text = kind is TextAdded
+        self._append(kind, _TextPart(self._fragments, self._annotations) if is_text else _RefusalPart(self._fragments))
+        self._is_opened, self._given = False, 0
+        return held_back
+
+    def _append(
+        self, takes: type[TextAdded | RefusalAdded] | None, part: "_TextPart | _RefusalPart | ImageFileContent"
+    ) -> None:
+        self._parts.append(part)
+        self._index += 1
+        self._takes = takes
+
+    def _opening(self, text: str) -> TextDelta:
+        """The first of a part says that it has annotations, if none yet."""
+        self._is_opened = True
+        return TextDelta(value=text, annotations=[])
+
+    def _tell(self, piece: Piece) -> TextContentDelta:
+        annotation = piece.annotation(self._given)
+        self._given += len(piece.text)
+        if annotation is None:
+            text = TextDelta(value=piece.text) if self._is_opened else self._opening(piece.text)
+            return TextContentDelta(index=self._index, text=text)
+        self._is_opened = True
+        new = told(len(self._annotations), annotation)
+        self._annotations.append(annotation)
+        return TextContentDelta(index=self._index, text=TextDelta(value=piece.text, annotations=[new]))
+
+
+def _content(part: _TextPart | _RefusalPart | ImageFileContent) -> Content:
+    match part:
+        case _TextPart(fragments, annotations):
+            # In this order: text is added before what is annotated in it.
+            annotated = annotations.copy()
+            return TextContent(text=Text(value="".join(fragments), annotations=annotated))
+        case _RefusalPart(fragments):
+            return RefusalContent(refusal="".join(fragments))
+        case ImageFileContent():
+            return part
 
 
 def _usage(counted: ChatUsage) -> Usage:
