@@ -23,6 +23,10 @@ from threadkeep.logs import Log
 from threadkeep.runs.execution import KIND, Execution
 from threadkeep.runs.lifecycle import Runs
 from threadkeep.runs.outcomes import OutcomeExpiry
+from threadkeep.sandbox.bubblewrap import Bubblewrap
+from threadkeep.sandbox.environment import Environment, Installation
+from threadkeep.sandbox.selftest import Off, Tier
+from threadkeep.sandbox.sessions import Sessions, State, machine_bytes, room
 from threadkeep.settings import Settings
 from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_blobs, open_store
 from threadkeep.storage.outcomes import OUTCOME
@@ -43,6 +47,7 @@ LINGER_S = 10.0
 TAKES_NOTHING_S = 120.0
 # Between the end of the grace period and the end of the last connections.
 LAST_WORDS_S = 5
+SWITCHED_OFF = Off("it is switched off", "Start the server with --code-interpreter auto.")
 
 
 class Server(NamedTuple):
@@ -54,6 +59,9 @@ class Server(NamedTuple):
     runs: Runs
     contents: contents.Contents
     uploads: uploads.Uploads
+    sandbox: Sessions
+    # Of the environment that code runs in; at work when it was missing and the settings say so.
+    installation: Installation
     app: ASGIApp
 
     async def drain(self, grace_s: float) -> None:
@@ -63,10 +71,38 @@ class Server(NamedTuple):
         await self.runs.close()
 
 
+def tier_of(settings: Settings, environment: Environment) -> Tier:
+    """What isolates code, as the settings have it."""
+    return Bubblewrap(environment, settings.limits)
+
+
+def sessions_of(settings: Settings, installation: Installation, tell: Callable[[State], None]) -> Sessions:
+    """Where code runs, not yet started. What the settings leave open follows from the machine's memory."""
+    there = room(machine_bytes())
+    return Sessions(
+        lambda environment: tier_of(settings, environment),
+        settings.environment_place,
+        settings.sandbox_packages,
+        settings.limits,
+        pool=there.pool if settings.sandbox_pool is None else settings.sandbox_pool,
+        maximum=there.sessions if settings.sandbox_sessions is None else settings.sandbox_sessions,
+        total_bytes=there.total_bytes,
+        absence=installation.absence,
+        tell=tell,
+    )
+
+
 @asynccontextmanager
-async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenerator[Server, None]:
+async def open_server(
+    settings: Settings,
+    *,
+    takes_any_key: bool,
+    on_sandbox: Callable[[State], None] = lambda state: None,
+    on_installation: Callable[[str], None] = lambda line: None,
+) -> AsyncGenerator[Server, None]:
     """The server, for as long as the context lasts; ``takes_any_key``: while no key was ever made, every key is good.
 
+    ``on_sandbox`` is told whenever code begins or ceases to run, ``on_installation`` how far its environment is.
     Each part stops before those it stands on: the work first, then the ways to the models, the database last.
     """
     async with AsyncExitStack() as parts:
@@ -77,6 +113,16 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
         upstreams = Upstreams(settings.upstreams, user_agent=f"threadkeep/{__version__}")
         parts.push_async_callback(upstreams.close)
         bytes_of_files = contents.Contents(store, blobs)
+        installation = Installation(settings.environment_place, settings.sandbox_packages, on_installation)
+        parts.push_async_callback(installation.close)
+        sandbox = sessions_of(settings, installation, on_sandbox)
+        parts.push_async_callback(sandbox.close)
+        if settings.code_interpreter == "off":
+            sandbox.stay_off(SWITCHED_OFF)
+        else:
+            if settings.sandbox_install:
+                installation.start()
+            sandbox.start()
         execution = Execution(store, upstreams, bytes_of_files, lease_s=settings.lease_seconds)
         verbs_of_uploads = uploads.Uploads(store, bytes_of_files)
         worker = Worker(
@@ -106,6 +152,7 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
             health=[
                 api.HealthPart("database", lambda: store.read(None, lambda tx: tx.keys.any())),
                 api.HealthPart("blobs", bytes_of_files.check),
+                api.code_interpreter(lambda: sandbox.state, is_needed=settings.code_interpreter == "on"),
             ],
             limits=api.Limits(
                 body_bytes=settings.max_request_bytes,
@@ -117,7 +164,9 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
         worker.start()
         # Whoever serves has drained by then; this is for a server that never came to serve.
         parts.push_async_callback(worker.drain, 0)
-        yield Server(store, upstreams, worker, runs, bytes_of_files, verbs_of_uploads, api.build(context))
+        yield Server(
+            store, upstreams, worker, runs, bytes_of_files, verbs_of_uploads, sandbox, installation, api.build(context)
+        )
 
 
 # --- HTTP

@@ -10,14 +10,17 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shlex
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, TypeVar
 
 from threadkeep import __version__, logs
 from threadkeep.contract.errors import ThreadkeepError, UpstreamFailed
+from threadkeep.sandbox.environment import COMMAND
 from threadkeep.settings import (
     ROWS,
     Settings,
@@ -30,6 +33,8 @@ from threadkeep.settings import (
 )
 
 if TYPE_CHECKING:
+    from threadkeep.app import Server
+    from threadkeep.sandbox.sessions import State
     from threadkeep.storage import Store
     from threadkeep.upstream.client import ChatCompletionsUpstream
     from threadkeep.upstream.config import UpstreamConfig
@@ -41,8 +46,10 @@ T = TypeVar("T")
 PLACE = ("data_dir", "database_url", "config", "log_level", "log_format")
 # What decides where the environment of the code interpreter is, and what is in it.
 SANDBOX = ("data_dir", "config", "sandbox_environment", "sandbox_packages", "log_level", "log_format")
+# How often at least something is said of a long stage of an installation.
+PROGRESS_S = 5.0
 # How long the start waits for the upstreams to say which models they have.
-LOOK_S = 1.0
+MODELS_S = 1.0
 
 
 class Failed(ThreadkeepError):
@@ -160,11 +167,6 @@ def one_line(message: str, settings: Settings) -> str:
 
 
 def serve(settings: Settings, words: argparse.Namespace) -> int:
-    if settings.code_interpreter == "on":
-        raise Failed(
-            f"{settings.named_as('code_interpreter')} is 'on', but this version cannot isolate the code that models "
-            f"write, and does not run it without. Use {flag('code_interpreter')} auto or off."
-        )
     for warning in settings.warnings:
         logs.Log(__name__).warning("setting_ignored", warning)
     raise_open_files()
@@ -183,7 +185,10 @@ async def serve_on(listener: socket.socket, settings: Settings) -> None:
 
     address = address_of(listener)
     on_loopback = is_loopback(listener)
-    async with open_server(settings, takes_any_key=on_loopback) as server:
+    news = CodeNews(settings)
+    async with open_server(
+        settings, takes_any_key=on_loopback, on_sandbox=news.of_sandbox, on_installation=news.of_installation
+    ) as server:
         keys = await server.store.read(None, lambda tx: tx.keys.list())
         good = [key for key in keys if key.revoked_at is None]
         if not on_loopback and not keys:
@@ -191,8 +196,11 @@ async def serve_on(listener: socket.socket, settings: Settings) -> None:
                 f"{settings.named_as('host')} {settings.host} lets other machines in, and there are no API keys yet: "
                 f"make one with 'threadkeep keys create --project NAME{place_flags(settings)}'."
             )
+        if settings.code_interpreter == "on":
+            await until_code_runs(server, settings)
         seen = await seen_models(server.upstreams)
-        say(screen(settings, address, seen, len(good) if keys else None))
+        say(screen(settings, address, seen, len(good) if keys else None, server.sandbox.state))
+        news.begin()
         await serve_http(server, settings, listener, lambda: say(f"listening on {address}"))
 
 
@@ -276,7 +284,7 @@ async def seen_models(upstreams: Upstreams) -> dict[str, list[str] | str]:
 
     async def ask(upstream: ChatCompletionsUpstream) -> list[str] | str:
         try:
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(MODELS_S):
                 return [model.id for model in await upstream.models()]
         except TimeoutError:
             return "it has not said yet which models it has"
@@ -295,7 +303,7 @@ hello = {{"messages": [{{"role": "user", "content": "Hello!"}}]}}; who = beta.as
 with beta.threads.create_and_run_stream(assistant_id=who.id, thread=hello) as run: print(*run.text_deltas, sep="")"""
 
 
-def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], keys: int | None) -> str:
+def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], keys: int | None, sandbox: State) -> str:
     """What a person wants to know of a server that starts. ``keys``: how many are good; None: none was ever made."""
     rows: list[tuple[str, str]] = [("address", f"{address}/v1")]
     if settings.database_url is None:
@@ -317,14 +325,79 @@ def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], k
             rows.append(("keys", f"{keys} good; see: threadkeep keys list"))
     rows.append(("on", "assistants, threads, messages, runs, streaming, function calling, files, uploads"))
     rows.append(("", "the first beta (v1), Azure's paths, chat completions passed on"))
-    switched_off = settings.code_interpreter == "off"
-    rows.append(("off", f"code interpreter: {'as set' if switched_off else 'this version cannot isolate code yet'}"))
-    rows.append(("", "file search: comes with a later version"))
+    rows.append(("code", code_news(sandbox, settings)))
+    rows.append(("off", "file search: comes with a later version"))
     snippet = SNIPPET.format(
         address=reachable(address), key="any" if keys is None else "YOUR-KEY", model=model_to_try(settings, seen)
     )
     lines = [f"Threadkeep {__version__}", "", *(f"  {name:<9}{text}" for name, text in rows), ""]
     return "\n".join([*lines, "  Try it, in Python (pip install openai):", "", snippet, ""])
+
+
+CODE = "code interpreter"
+
+
+def code_news(state: State, settings: Settings) -> str:
+    """How it stands with the code interpreter."""
+    from threadkeep.sandbox.sessions import Off, Ready, Starting  # noqa: PLC0415
+
+    match state:
+        case Ready(tier, environment):
+            return f"on, isolated by {tier}, with {len(environment.packages)} packages"
+        case Starting(reason):
+            return f"not yet: {reason}"
+        case Off(reason, mend):
+            command = environment_command(settings)
+            return f"off: {reason}. {mend.replace(COMMAND, command)}"
+
+
+def environment_command(settings: Settings) -> str:
+    """What installs the environment that these settings name, wherever it is run."""
+    place = settings.sandbox_environment
+    if place is None:
+        return f"{COMMAND}{place_flags(settings)}"
+    return f"{COMMAND} {flag('sandbox_environment')} {shlex.quote(str(place.absolute()))}"
+
+
+class CodeNews:
+    """Tells how it goes on with the code interpreter once the screen was shown; where it is needed, before that too."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._is_shown = settings.code_interpreter == "on"
+        self._stage = ""
+        self._told_at = 0.0
+
+    def begin(self) -> None:
+        """The screen was shown."""
+        self._is_shown = True
+
+    def of_sandbox(self, state: State) -> None:
+        from threadkeep.sandbox.sessions import Starting  # noqa: PLC0415
+
+        if self._is_shown and not isinstance(state, Starting):
+            say(f"{CODE}: {code_news(state, self._settings)}")
+
+    def of_installation(self, line: str) -> None:
+        """Every stage, and of a long one a line now and then."""
+        stage, now = line.partition(" ")[0], time.monotonic()
+        if self._is_shown and (stage != self._stage or now - self._told_at >= PROGRESS_S):
+            self._stage, self._told_at = stage, now
+            say(f"{CODE}: {line}")
+
+
+async def until_code_runs(server: Server, settings: Settings) -> None:
+    """Returns when code can run. Raises Failed when it cannot, as far as this start can bring it about."""
+    from threadkeep.sandbox.sessions import LOOK_S, Off, Ready  # noqa: PLC0415
+
+    while not isinstance(state := server.sandbox.state, Ready):
+        if isinstance(state, Off) and not server.installation.is_at_work:
+            # What was installed only just is seen with the next look.
+            await asyncio.sleep(2 * LOOK_S)
+            if server.sandbox.state == state:
+                where = settings.named_as("code_interpreter")
+                raise Failed(f"{where} is 'on', and the {CODE} is {code_news(state, settings)}")
+        await asyncio.sleep(0.02)
 
 
 def upstream_rows(upstream: UpstreamConfig, seen: list[str] | str) -> list[str]:

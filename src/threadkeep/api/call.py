@@ -35,7 +35,10 @@ MAX_IDEMPOTENCY_KEY = 255
 
 
 class HealthPart(NamedTuple):
-    """Something without which the server can't serve. ``check`` returns when it is well and raises when it is not."""
+    """Something that the server stands on. ``check`` returns when it is well and raises when it is not.
+
+    What tells more of itself returns a ``health.PartState``.
+    """
 
     name: str
     check: Callable[[], Awaitable[object]]

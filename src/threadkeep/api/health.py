@@ -1,12 +1,17 @@
 """Whether the process lives, and whether it can serve: for load balancers, orchestrators and people."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Literal
+
+from msgspec import UNSET, UnsetType
 
 from threadkeep.api.answers import Answer
 from threadkeep.api.call import Context, HealthPart
 from threadkeep.contract.wire import Object
 from threadkeep.logs import Log
+from threadkeep.sandbox.selftest import Off
+from threadkeep.sandbox.sessions import Starting, State
 
 log = Log(__name__)
 
@@ -21,13 +26,16 @@ class Live(Object):
 
 
 class PartState(Object):
-    status: Literal["ok", "failed"]
-    # What went wrong, in words that show nothing of the configuration.
+    # off: it does not work, and the server serves without it.
+    status: Literal["ok", "off", "failed"]
+    # Why it is not ok, in words that show nothing of the configuration.
     reason: str | None
+    # What would change that, where the part can tell.
+    mend: str | UnsetType = UNSET
 
 
 class Ready(Object):
-    """Answer of ``GET /health/ready``: 200 when every part is ok, else 503."""
+    """Answer of ``GET /health/ready``: 200 when no part failed, else 503."""
 
     status: Literal["ok", "failed"]
     version: str
@@ -40,10 +48,10 @@ async def liveness(context: Context) -> Answer[Live]:
 
 
 async def readiness(context: Context) -> Answer[Ready]:
-    """Every part that the server needs is well: 200; else 503."""
+    """Every part that the server needs is well: 200; else 503. The code interpreter may be off."""
     states = await asyncio.gather(*(_state(part) for part in context.health))
     by_name = {part.name: state for part, state in zip(context.health, states, strict=True)}
-    is_ready = all(state.status == "ok" for state in states)
+    is_ready = all(state.status != "failed" for state in states)
     return Answer(
         Ready(status="ok" if is_ready else "failed", version=context.version, parts=by_name), 200 if is_ready else 503
     )
@@ -52,9 +60,25 @@ async def readiness(context: Context) -> Answer[Ready]:
 async def _state(part: HealthPart) -> PartState:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
-            await part.check()
+            said = await part.check()
     except Exception as error:
         # The cause may name hosts and files: it is the log's, and the class of it the caller's.
         log.warning("health_check_failed", part=part.name, error=error)
         return PartState(status="failed", reason=type(error).__name__)
-    return PartState(status="ok", reason=None)
+    return said if isinstance(said, PartState) else PartState(status="ok", reason=None)
+
+
+def code_interpreter(state: Callable[[], State], *, is_needed: bool) -> HealthPart:
+    """The part that runs code. ``is_needed``: without it the server is not ready."""
+
+    async def check() -> PartState:
+        missing: Literal["off", "failed"] = "failed" if is_needed else "off"
+        match state():
+            case Starting(reason):
+                return PartState(status=missing, reason=reason)
+            case Off(reason, mend):
+                return PartState(status=missing, reason=reason, mend=mend)
+            case _:
+                return PartState(status="ok", reason=None)
+
+    return HealthPart("code_interpreter", check)

@@ -59,7 +59,7 @@ _DISPENSABLE: Final[dict[Part, str]] = {"proc": "Can't mount proc", "disable-use
 class Bubblewrap:
     """The first tier."""
 
-    name: Final = "bubblewrap"
+    name = "bubblewrap"
 
     def __init__(
         self,

@@ -47,6 +47,8 @@ _ASKED = _HERE / "environment.in"
 _LOCK = _HERE / "environment.txt"
 # Without these no code runs, whatever packages somebody asks for.
 _NEEDED: Final = ("ipython", "matplotlib-inline")
+# How the command's complaints begin.
+_COMPLAINT: Final = "threadkeep: "
 _STAMP = ".environment.json"
 _FAILED = ".failed"
 # To be raised when the way in which an environment is made changes.
@@ -133,13 +135,18 @@ def absence(place: Path) -> Absence:
     """For a place where ``read_environment`` found nothing. Clients may see it: no folder and no index is named."""
     doing = at_work(place)
     if doing is not None:
-        return Absence(f"its Python environment is being installed ({doing})", "That takes a minute or two.")
+        return _coming(doing)
     try:
         failed = (place / _FAILED).read_text(encoding="utf-8")[:1000]
     except OSError:
         return Absence("its Python environment is not installed", f"Run: {COMMAND}")
     said = re.sub(r"[a-z+]+://\S+", "the index", failed).replace(str(place.absolute()), "the folder")
     return Absence(f"its Python environment could not be installed: {said.rstrip('.')}", f"Run again: {COMMAND}")
+
+
+def _coming(doing: str) -> Absence:
+    mend = "Code runs as soon as that is done, in a minute or two; nothing needs to be started again."
+    return Absence(f"its Python environment is being installed ({doing})", mend)
 
 
 def at_work(place: Path) -> str | None:
@@ -415,7 +422,7 @@ class Installation:
     """An installation in a process of its own, which yields to others and ends with this one, however this ends.
 
     ``tell`` is called with each line of progress. What becomes of it is seen where everybody looks, with
-    ``read_environment`` and ``absence``.
+    ``read_environment`` and the function ``absence``.
     """
 
     def __init__(self, place: Path, packages: Sequence[str], tell: Callable[[str], None] = lambda line: None) -> None:
@@ -423,6 +430,11 @@ class Installation:
         self._packages = packages
         self._tell = tell
         self._task: asyncio.Task[None] | None = None
+        self._doing = "it begins"
+
+    def absence(self) -> Absence:
+        """As the function of that name, and from the first moment on."""
+        return _coming(self._doing) if self.is_at_work else absence(self._place)
 
     @property
     def is_at_work(self) -> bool:
@@ -469,14 +481,16 @@ class Installation:
         try:
             while line := await process.stdout.readline():
                 said = line.decode("utf-8", "replace").strip()
-                self._tell(said)
+                if not said.startswith(_COMPLAINT):
+                    self._doing = said
+                    self._tell(said)
             await process.wait()
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await asyncio.shield(process.wait())
-        return said.removeprefix("threadkeep: ")
+        return said.removeprefix(_COMPLAINT)
 
 
 def step_aside() -> None:

@@ -23,9 +23,10 @@ from typing import Any, Final, NamedTuple, TextIO
 
 from threadkeep.contract.errors import ToolFailed
 from threadkeep.logs import Log
+from threadkeep.sandbox import environment as environments
 from threadkeep.sandbox import selftest
 from threadkeep.sandbox.box import Box, BoxFailed, Ended, Output, SeenFile
-from threadkeep.sandbox.environment import Environment, at_work, read_environment
+from threadkeep.sandbox.environment import Absence, Environment, read_environment
 from threadkeep.sandbox.limits import MIB, Limits
 from threadkeep.sandbox.selftest import FOLDERS, Off, Tier, mend_for
 from threadkeep.sandbox.watchdog import Bounds, Cgroup, Cgroups, Excess, Watchdog, Watched
@@ -253,7 +254,8 @@ class Sessions:
 
     ``state`` may change at any time, as the environment comes and goes; ``tell`` is called when it does. ``pool``: how
     many boxes are kept warm. ``maximum``: how many sessions there are at once, beside the pool. ``clock``: what idle
-    and life limits are measured with, in seconds.
+    and life limits are measured with, in seconds. ``absence``: why there is no
+    environment.
     """
 
     def __init__(
@@ -268,6 +270,7 @@ class Sessions:
         total_bytes: int,
         wait_s: float = WAIT_S,
         clock: Callable[[], float] = time.monotonic,
+        absence: Callable[[], Absence] | None = None,
         tell: Callable[[State], None] = lambda state: None,
     ) -> None:
         self._make_tier = make_tier
@@ -279,6 +282,7 @@ class Sessions:
         self._total_bytes = total_bytes
         self._wait_s = wait_s
         self._clock = clock
+        self._absence = absence or (lambda: environments.absence(place))
         self._tell = tell
         self._state: State = Starting("it has not been tested yet")
         self._is_closed = False
@@ -322,6 +326,11 @@ class Sessions:
             asyncio.create_task(self._sweep_on(), name="sandbox-sweep"),
             asyncio.create_task(self._refill_on(), name="sandbox-refill"),
         ]
+
+    def stay_off(self, off: Off) -> None:
+        """Instead of `start`: no code runs here."""
+        self._state = off
+        self._is_settled.set()
 
     async def close(self) -> None:
         """Afterwards no box is there. Calls that are under way fail."""
@@ -629,7 +638,7 @@ class Sessions:
         environment = await asyncio.to_thread(read_environment, self._place, self._packages)
         if environment is None:
             self._tested = None
-            self._become(_absent(await asyncio.to_thread(at_work, self._place)))
+            self._become(Off(*await asyncio.to_thread(self._absence)))
             self._drop_pool()
             return
         again_at = self._tested_at + AGAIN_S
@@ -685,12 +694,3 @@ _CPUS: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") 
 
 def _used_at(seat: _Seat) -> float:
     return seat.session.used_at if seat.session is not None else 0.0
-
-
-def _absent(progress: str | None) -> Off:
-    if progress is not None:
-        return Off(
-            f"its Python environment is being installed ({progress})",
-            "Code runs as soon as that is done; nothing needs to be started again.",
-        )
-    return Off("its Python environment is not installed", "Install it with: threadkeep sandbox install")
