@@ -16,7 +16,7 @@ import contextlib
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
@@ -108,8 +108,8 @@ def machine_bytes() -> int:
 _STOP_S: Final = 3.0
 
 
-class _Calls:
-    """How many calls execute, in all sessions together."""
+class _Uses:
+    """How many sessions are in use."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -141,7 +141,6 @@ class Session:
         limits: Limits,
         watchdog: Watchdog,
         cgroup: Cgroup | None,
-        calls: _Calls,
         *,
         born_at: float,
         lost: bool,
@@ -160,7 +159,6 @@ class Session:
         self._limits = limits
         self._watchdog = watchdog
         self._cgroup = cgroup
-        self._calls = calls
         # How many calls there were; that of the one that executes, if one does.
         self._call = 0
         bounds = Bounds(limits.memory_bytes, limits.processes)
@@ -179,8 +177,7 @@ class Session:
         self._watched.is_executing = True
         self._watchdog.hurry()
         try:
-            with self._calls.one():
-                ended = await self.box.execute(code, tell, timeout_s=timeout_s)
+            ended = await self.box.execute(code, tell, timeout_s=timeout_s)
         finally:
             self._watched.is_executing = False
             if self.box.is_alive:
@@ -255,7 +252,7 @@ class Sessions:
     ``state`` may change at any time, as the environment comes and goes; ``tell`` is called when it does. ``pool``: how
     many boxes are kept warm. ``maximum``: how many sessions there are at once, beside the pool. ``clock``: what idle
     and life limits are measured with, in seconds. ``absence``: why there is no
-    environment.
+    environment. ``examine`` is what a tier has to pass.
     """
 
     def __init__(
@@ -272,6 +269,7 @@ class Sessions:
         clock: Callable[[], float] = time.monotonic,
         absence: Callable[[], Absence] | None = None,
         tell: Callable[[State], None] = lambda state: None,
+        examine: Callable[[Tier, Limits, int], Awaitable[Off | None]] = selftest.examine,
     ) -> None:
         self._make_tier = make_tier
         self._place = place
@@ -284,6 +282,7 @@ class Sessions:
         self._clock = clock
         self._absence = absence or (lambda: environments.absence(place))
         self._tell = tell
+        self._test = examine
         self._state: State = Starting("it has not been tested yet")
         self._is_closed = False
         # Set while it is known whether code can run.
@@ -297,7 +296,7 @@ class Sessions:
         self._held: TextIO | None = None
         self._pool: deque[Box] = deque()
         self._refill = asyncio.Event()
-        self._calls = _Calls()
+        self._uses = _Uses()
         self._seats: dict[tuple[str, str], _Seat] = {}
         self._free_places = maximum
         # Calls that wait for a place, in their order; and sessions that are being closed, each of which gives one back.
@@ -311,6 +310,8 @@ class Sessions:
         self._cgroups: Cgroups | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._starts: set[asyncio.Task[Box]] = set()
+        # A start is computing: more at once than there are processors only make all of them slower.
+        self._may_start = asyncio.Semaphore(max(2, _CPUS))
         self._endings: set[asyncio.Task[None]] = set()
 
     @property
@@ -364,7 +365,8 @@ class Sessions:
         seat.users += 1
         try:
             async with self._turn(seat):
-                yield await self._occupied(seat)
+                with self._uses.one():
+                    yield await self._occupied(seat)
         finally:
             seat.users -= 1
             self._leave(seat)
@@ -418,9 +420,7 @@ class Sessions:
             lost = self._lost.pop(seat.key, False)
             bounds = Bounds(self._limits.memory_bytes, self._limits.processes)
             cgroup = self._cgroups.adopt(box.pid, bounds, cpus=_CPUS) if self._cgroups is not None else None
-            seat.session = Session(
-                box, self._limits, self._watchdog, cgroup, self._calls, born_at=self._clock(), lost=lost
-            )
+            seat.session = Session(box, self._limits, self._watchdog, cgroup, born_at=self._clock(), lost=lost)
         session = seat.session
         session.used_at = self._clock()
         session.lost = session.lost and session.is_fresh
@@ -543,7 +543,8 @@ class Sessions:
 
     async def _start_in(self, tier: Tier, slot: int, *, warm: bool) -> Box:
         try:
-            box = await tier.start(slot, warm=warm)
+            async with self._may_start:
+                box = await tier.start(slot, warm=warm)
         except BaseException:
             self._taken_slots.discard(slot)
             raise
@@ -587,7 +588,7 @@ class Sessions:
             while isinstance(self._state, Ready) and len(self._pool) < self._pool_size:
                 if _CPUS <= 2:
                     # Importing takes a second of one of them.
-                    await self._calls.wait_for_none()
+                    await self._uses.wait_for_none()
                 try:
                     box = await self._start_box(warm=True)
                 except Exception as error:
@@ -666,7 +667,7 @@ class Sessions:
     async def _examine(self, tier: Tier) -> Off | None:
         slot = self._take_slot()
         try:
-            return await selftest.examine(tier, self._limits, slot)
+            return await self._test(tier, self._limits, slot)
         finally:
             self._taken_slots.discard(slot)
 
