@@ -34,6 +34,7 @@ from threadkeep.settings import (
 
 if TYPE_CHECKING:
     from threadkeep.app import Server
+    from threadkeep.doctor import Finding
     from threadkeep.sandbox.sessions import State
     from threadkeep.storage import Store
     from threadkeep.upstream.client import ChatCompletionsUpstream
@@ -132,14 +133,17 @@ def parser() -> argparse.ArgumentParser:
         description="Where the code that models write runs, and the Python environment that it finds there.",
     )
     sandbox_commands = sandbox.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, run, text in (("install", install_environment, "install the environment, unless it is there"),):
+    for name, run, text in (
+        ("install", install_environment, "install the environment, unless it is there"),
+        ("status", show_sandbox, "say whether code can be isolated here, by trying it, and what to fix"),
+    ):
         one = sandbox_commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         one.set_defaults(run=run)
         if name == "install":
             one.add_argument("--quiet", action="store_true", help="say nothing if it is there already")
             # For the server, which installs in the background: see `Installation`.
             one.add_argument("--aside", action="store_true", help=argparse.SUPPRESS)
-        add_flags(one, SANDBOX)
+        add_flags(one, SANDBOX if name == "install" else (*SANDBOX, "code_interpreter", "sandbox_tier"))
     command("doctor", examine, "check settings, database, upstreams and machine, and say what to fix", every)
     command("settings", show_settings, None, ()).add_argument("--markdown", action="store_true", required=True)
     return whole
@@ -348,7 +352,7 @@ def code_news(state: State, settings: Settings) -> str:
             return f"not yet: {reason}"
         case Off(reason, mend):
             command = environment_command(settings)
-            return f"off: {reason}. {mend.replace(COMMAND, command)}"
+            return f"off: {reason.rstrip('.')}. {mend.replace(COMMAND, command)}"
 
 
 def environment_command(settings: Settings) -> str:
@@ -475,29 +479,25 @@ def examine(settings: Settings, words: argparse.Namespace) -> int:
     from threadkeep.doctor import check  # noqa: PLC0415
 
     findings = asyncio.run(check(settings))
-    width = max(len(finding.subject) for finding in findings)
-    for finding in findings:
-        say(f"{finding.state:<9}{finding.subject:<{width}}  {one_line(finding.text, settings)}")
+    report(findings, settings)
     problems = sum(finding.state == "problem" for finding in findings)
     say("\nEverything is well." if problems == 0 else f"\n{problems} to fix.")
     return 1 if problems else 0
 
 
-def install_environment(settings: Settings, words: argparse.Namespace) -> int:
-    from time import monotonic  # noqa: PLC0415
+def report(findings: Sequence[Finding], settings: Settings) -> None:
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        text = one_line(finding.text, settings).replace(COMMAND, environment_command(settings))
+        say(f"{finding.state:<9}{finding.subject:<{width}}  {text}")
 
-    from threadkeep.sandbox import environment  # noqa: PLC0415
 
-    if words.aside:
-        environment.step_aside()
-    place, began = settings.environment_place, monotonic()
-    there = environment.read_environment(place, settings.sandbox_packages)
-    if there is None:
-        there = environment.install(place, settings.sandbox_packages, say)
-        say(f"installed in {monotonic() - began:.0f} s: {len(there.packages)} packages in {there.folder}")
-    elif not words.quiet:
-        say(f"installed already: {len(there.packages)} packages in {there.folder}")
-    return 0
+def show_sandbox(settings: Settings, words: argparse.Namespace) -> int:
+    from threadkeep.doctor import code_interpreter  # noqa: PLC0415
+
+    findings = asyncio.run(code_interpreter(settings))
+    report(findings, settings)
+    return int(any(finding.state != "ok" for finding in findings))
 
 
 def show_settings(settings: Settings, words: argparse.Namespace) -> int:

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 
 from threadkeep import __version__, storage
 from threadkeep.contract.errors import ThreadkeepError, UpstreamFailed
+from threadkeep.sandbox.environment import absence, read_environment
+from threadkeep.sandbox.selftest import examine, mend_for
 from threadkeep.settings import Settings, flag, variable
 from threadkeep.upstream.failures import told_plainly
 from threadkeep.upstream.upstreams import Upstreams
@@ -23,6 +25,8 @@ State = Literal["ok", "warning", "problem"]
 # The database and a day of growth fit; below, SQLite will soon refuse to write.
 LITTLE_SPACE_BYTES = 512 * 1024**2
 UPSTREAM_S = 10.0
+# No running server has as many boxes: theirs and this one's never share a user.
+SLOT = 50_000
 BLOBS_S = 40.0
 
 
@@ -41,7 +45,7 @@ async def check(settings: Settings) -> list[Finding]:
         findings.append(await _blobs(settings, settings.blobs_url))
     async with aclosing(_upstreams(settings)) as upstreams:
         findings += [finding async for finding in upstreams]
-    return [*findings, _isolation()]
+    return [*findings, *await code_interpreter(settings)]
 
 
 def _settings(settings: Settings) -> list[Finding]:
@@ -52,10 +56,6 @@ def _settings(settings: Settings) -> list[Finding]:
         Finding("ok", "settings", given or "all have their defaults"),
     ]
     findings += [Finding("warning", "settings", warning) for warning in settings.warnings]
-    if settings.code_interpreter == "on":
-        where = settings.named_as("code_interpreter")
-        text = f"{where} is 'on', and this version cannot isolate code: the server will not start. Use auto or off."
-        findings.append(Finding("problem", "settings", text))
     return findings
 
 
@@ -160,25 +160,26 @@ async def _upstreams(settings: Settings) -> AsyncGenerator[Finding, None]:
         await upstreams.close()
 
 
-def _isolation() -> Finding:
-    """What the code interpreter will want. Nothing depends on it yet, so nothing here is a problem."""
-    lacking: list[str] = []
-    if sys.platform != "linux":
-        lacking.append("Linux")
-    elif shutil.which("bwrap") is None:
-        lacking.append("bubblewrap (Debian, Ubuntu: apt install bubblewrap)")
-    for switch, wanted in (
-        ("/proc/sys/kernel/unprivileged_userns_clone", "1"),
-        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "0"),
-    ):
-        try:
-            value = Path(switch).read_text(encoding="ascii").strip()
-        except OSError:
-            # A kernel without the switch does not restrict it.
-            continue
-        if value != wanted:
-            lacking.append(f"user namespaces for everybody ({switch} is {value})")
-    coming = "the code interpreter comes with a later version"
-    if lacking:
-        return Finding("ok", "isolation", f"{coming} and will want {', '.join(lacking)}")
-    return Finding("ok", "isolation", f"{coming}; what it wants is here")
+async def code_interpreter(settings: Settings) -> list[Finding]:
+    """Whether code could run here: a box is really started and attacked, as a server does when it starts."""
+    from threadkeep.app import tier_of  # noqa: PLC0415 - the server itself, for this alone
+
+    subject = "code interpreter"
+    if settings.code_interpreter == "off":
+        return [Finding("ok", subject, f"off, by {settings.named_as('code_interpreter')}")]
+    missing: State = "problem" if settings.code_interpreter == "on" else "warning"
+    environment = await asyncio.to_thread(read_environment, settings.environment_place, settings.sandbox_packages)
+    if environment is None:
+        reason, mend = absence(settings.environment_place)
+        will = " The next start of the server installs it." if settings.sandbox_install else ""
+        findings = [Finding(missing, subject, f"{reason}. {mend}{will}")]
+        if shutil.which("bwrap") is None:
+            said = "bubblewrap (bwrap) is not installed"
+            findings.append(Finding(missing, subject, f"{said}. {mend_for(said)}"))
+        return findings
+    tier = tier_of(settings, environment)
+    off = await examine(tier, settings.limits, SLOT)
+    if off is not None:
+        return [Finding(missing, subject, f"{off.reason.rstrip('.')}. {off.mend}")]
+    there = f"{len(environment.packages)} packages in {environment.folder}"
+    return [Finding("ok", subject, f"{tier.name} isolates code, and nothing got out; {there}")]
