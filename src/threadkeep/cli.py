@@ -492,6 +492,21 @@ def report(findings: Sequence[Finding], settings: Settings) -> None:
         say(f"{finding.state:<9}{finding.subject:<{width}}  {text}")
 
 
+def install_environment(settings: Settings, words: argparse.Namespace) -> int:
+    from threadkeep.sandbox import environment  # noqa: PLC0415
+
+    if words.aside:
+        environment.step_aside()
+    place, began = settings.environment_place, time.monotonic()
+    there = environment.read_environment(place, settings.sandbox_packages)
+    if there is None:
+        there = environment.install(place, settings.sandbox_packages, say)
+        say(f"installed in {time.monotonic() - began:.0f} s: {len(there.packages)} packages in {there.folder}")
+    elif not words.quiet:
+        say(f"installed already: {len(there.packages)} packages in {there.folder}")
+    return 0
+
+
 def show_sandbox(settings: Settings, words: argparse.Namespace) -> int:
     from threadkeep.doctor import code_interpreter  # noqa: PLC0415
 
