@@ -30,6 +30,9 @@ from threadkeep.sandbox.sessions import Sessions, State, machine_bytes, room
 from threadkeep.settings import Settings
 from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_blobs, open_store
 from threadkeep.storage.outcomes import OUTCOME
+from threadkeep.tools.code_interpreter import CodeInterpreter
+from threadkeep.tools.file_search import FileSearch
+from threadkeep.tools.toolbox import Tools
 from threadkeep.upstream.upstreams import Upstreams
 from threadkeep.worker import Worker
 
@@ -123,7 +126,11 @@ async def open_server(
             if settings.sandbox_install:
                 installation.start()
             sandbox.start()
-        execution = Execution(store, upstreams, bytes_of_files, lease_s=settings.lease_seconds)
+        tools = Tools(
+            code_interpreter=CodeInterpreter(sandbox, store, bytes_of_files, settings.limits),
+            file_search=FileSearch(),
+        )
+        execution = Execution(store, upstreams, bytes_of_files, tools, lease_s=settings.lease_seconds)
         verbs_of_uploads = uploads.Uploads(store, bytes_of_files)
         worker = Worker(
             store,

@@ -6,21 +6,31 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from tests.support.objects import a_message, a_run, a_step, a_thread
 from threadkeep.contract.errors import IllegalMove, LeaseLost
 from threadkeep.contract.messages import Message, Text, TextContent
 from threadkeep.contract.run_status import RunStatus
-from threadkeep.contract.run_steps import MessageCreation, MessageCreationDetails, RunStep, ToolCallsDetails
-from threadkeep.contract.runs import Run
+from threadkeep.contract.run_steps import (
+    FileSearchCall,
+    FileSearchToolCall,
+    FunctionToolCall,
+    MessageCreation,
+    MessageCreationDetails,
+    RunStep,
+    ToolCallsDetails,
+)
+from threadkeep.contract.runs import Run, Usage
 from threadkeep.runs.execution import KIND
 from threadkeep.runs.follow import EventLog
 from threadkeep.runs.journal import Journal
 from threadkeep.runs.moves import NO_USAGE, advance
-from threadkeep.runs.reply import AssembledCall, TextAdded
+from threadkeep.runs.reply import TextAdded
 from threadkeep.storage import Store, Transaction
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
+from threadkeep.tools.function import FUNCTION
 from threadkeep.worker import Held
 
 PROJECT = "proj_default"
@@ -109,7 +119,11 @@ def _half_called(run: Run) -> RunStep:
     return a_step(run, type="tool_calls", step_details=ToolCallsDetails(tool_calls=[]))
 
 
-CALL = AssembledCall("f", ["{}"])
+def start_call(journal: Journal) -> None:
+    reading = FUNCTION.read(0, "call_f", "f")
+    journal.start_call(reading)
+    journal.add_arguments(0, "{}")
+    journal.finish_calls()
 
 
 async def write_text(journal: Journal, *texts: str) -> None:
@@ -269,8 +283,8 @@ async def test_a_half_done_step_of_calls_is_taken_up(store: Store) -> None:
     desk = await desk_on(store, status="in_progress", left=_half_called)
 
     await desk.journal.open_calls()
-    desk.journal.start_call(0, "f")
-    await desk.journal.require_action([CALL], NO_USAGE)
+    start_call(desk.journal)
+    await desk.journal.require_action(NO_USAGE)
 
     run, [step], _ = await desk.stored()
     assert (run.status, step.status) == ("requires_action", "in_progress")
@@ -280,8 +294,8 @@ async def test_what_a_dead_node_left_and_nobody_takes_up_has_failed(store: Store
     desk = await desk_on(store, status="in_progress", left=_half_written)
 
     await desk.journal.open_calls()
-    desk.journal.start_call(0, "f")
-    await desk.journal.require_action([CALL], NO_USAGE)
+    start_call(desk.journal)
+    await desk.journal.require_action(NO_USAGE)
 
     _, [left, waiting], [message] = await desk.stored()
     assert (left.status, waiting.status, message.status) == ("failed", "in_progress", "incomplete")
@@ -321,9 +335,9 @@ async def test_a_message_without_a_word_ends_with_an_empty_part(store: Store) ->
 async def test_a_waiting_run_is_due_when_it_expires(store: Store) -> None:
     desk = await desk_on(store, status="in_progress")
     await desk.journal.open_calls()
-    desk.journal.start_call(0, "f")
+    start_call(desk.journal)
 
-    await desk.journal.require_action([CALL], NO_USAGE)
+    await desk.journal.require_action(NO_USAGE)
 
     claimed = await store.write(None, lambda tx: tx.work.claim("another", [KIND], 1, LEASE_S))
     # Without a time to expire at it is due at once, and nobody holds it.
@@ -364,3 +378,75 @@ async def test_a_write_that_fails_when_nobody_waits_for_it_any_more_is_no_news(s
     gc.collect()
 
     assert complaints == []
+
+
+def a_search(call_id: str = "call_s") -> FileSearchToolCall:
+    return FileSearchToolCall(id=call_id, file_search=FileSearchCall())
+
+
+def asked_to_search(run: Run) -> RunStep:
+    return a_step(run, type="tool_calls", step_details=ToolCallsDetails(tool_calls=[a_search()]), usage=NO_USAGE)
+
+
+async def test_calls_that_a_dead_node_had_asked_for_are_taken_up_and_told_anew(store: Store) -> None:
+    desk = await desk_on(store, status="in_progress", left=asked_to_search)
+    await desk.journal.begin()
+
+    assert await desk.journal.take_up_calls()
+    found = msgspec.structs.replace(a_search(), file_search=FileSearchCall(results=[]))
+    desk.journal.answer(0, found)
+    await desk.journal.close_calls()
+
+    _, [step], _ = await desk.stored()
+    assert (step.status, step.step_details) == ("completed", ToolCallsDetails(tool_calls=[found]))
+    begun, _, told, ended = desk.journal.events.since(0)[1:]
+    # Clients add the delta to what they are told of the beginning: a call told twice would have its id twice.
+    assert isinstance(begun.object, RunStep)
+    assert begun.object.step_details == ToolCallsDetails(tool_calls=[])
+    assert told.name == "thread.run.step.delta"
+    assert ended.object == step
+
+
+async def test_a_step_whose_calls_were_not_complete_is_not_taken_up(store: Store) -> None:
+    desk = await desk_on(store, status="in_progress", left=_half_called)
+
+    assert not await desk.journal.take_up_calls()
+
+
+async def test_a_call_that_is_being_carried_out_is_stored_for_whoever_takes_over(store: Store) -> None:
+    desk = await desk_on(store, status="in_progress")
+    await desk.journal.open_calls()
+    start_call(desk.journal)
+
+    await desk.journal.ask(Usage(prompt_tokens=3, completion_tokens=4, total_tokens=7))
+
+    _, [step], _ = await desk.stored()
+    assert isinstance(step.step_details, ToolCallsDetails)
+    assert [call.id for call in step.step_details.tool_calls] == ["call_f"]
+    assert (step.status, step.usage and step.usage.total_tokens) == ("in_progress", 7)
+
+
+async def test_the_calls_of_a_step_that_is_cut_off_are_stored_as_far_as_they_were_told(store: Store) -> None:
+    desk = await desk_on(store, status="in_progress")
+    await desk.journal.open_calls()
+    desk.journal.start_call(FUNCTION.read(0, "call_f", "f"))
+    desk.journal.add_arguments(0, '{"a"')
+
+    await desk.journal.end("failed")
+
+    _, [step], _ = await desk.stored()
+    assert isinstance(step.step_details, ToolCallsDetails)
+    [call] = step.step_details.tool_calls
+    assert isinstance(call, FunctionToolCall)
+    assert call.function.arguments == '{"a"'
+
+
+async def test_what_a_tool_stores_is_refused_once_the_run_is_another_nodes(store: Store) -> None:
+    desk = await desk_on(store, status="in_progress")
+    await desk.steal()
+    wrote: list[str] = []
+
+    with pytest.raises(LeaseLost):
+        await desk.journal.write(lambda _tx: wrote.append("a file"))
+
+    assert wrote == []

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.databases import Database
-from tests.support.objects import a_message, a_run, a_step, a_thread
+from tests.support.objects import a_message, a_run, a_step, a_thread, a_toolbox
 from threadkeep.contract.run_steps import (
     CalledFunction,
     FunctionToolCall,
@@ -41,7 +41,7 @@ async def prompt_of(
         tx.threads.insert(thread)
         for text in texts:
             tx.messages.insert(a_message(thread.id, text))
-        return build(tx, a_run(thread.id, **run), [], budget=budget, hard_limit=hard_limit)
+        return build(tx, a_run(thread.id, **run), [], a_toolbox(), budget=budget, hard_limit=hard_limit)
 
     return await store.write(PROJECT, write)
 
@@ -105,7 +105,7 @@ async def test_what_the_run_did_comes_last_and_is_always_sent(sqlite_store: Stor
         tx.messages.insert(ahead)
         tx.messages.insert(half)
         steps = [spoken(run, ahead.id), answered(run), spoken(run, half.id, status="in_progress")]
-        return build(tx, run, steps, budget=1, hard_limit=False)
+        return build(tx, run, steps, a_toolbox(), budget=1, hard_limit=False)
 
     prompt = await sqlite_store.write(PROJECT, write)
 
@@ -123,7 +123,7 @@ async def test_a_message_that_was_deleted_meanwhile_is_left_out(sqlite_store: St
 
     def write(tx: Transaction) -> Prompt:
         tx.threads.insert(thread)
-        return build(tx, run, [spoken(run, "msg_gone"), answered(run)], budget=100, hard_limit=False)
+        return build(tx, run, [spoken(run, "msg_gone"), answered(run)], a_toolbox(), budget=100, hard_limit=False)
 
     prompt = await sqlite_store.write(PROJECT, write)
 

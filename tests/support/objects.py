@@ -1,6 +1,7 @@
 """Objects of the contract, complete and unremarkable: a test names only what it is about."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -13,6 +14,10 @@ from threadkeep.contract.runs import Run
 from threadkeep.contract.threads import Thread
 from threadkeep.contract.tools import ToolResources, TruncationStrategy
 from threadkeep.contract.uploads import Upload
+from threadkeep.storage import Transaction
+from threadkeep.tools.toolbox import CallContext, Toolbox
+
+T = TypeVar("T")
 
 CREATED_AT = 1_700_000_000
 
@@ -149,3 +154,12 @@ def an_upload(**changes: Any) -> Upload:
         ),
         **changes,
     )
+
+
+def a_toolbox() -> Toolbox:
+    """Nothing in it."""
+
+    async def write(change: Callable[[Transaction], T]) -> T:
+        raise AssertionError(f"nobody calls {change}")
+
+    return Toolbox(CallContext("proj_default", a_run("thread_any"), write), [], {}, {})

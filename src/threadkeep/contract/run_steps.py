@@ -1,8 +1,10 @@
 """Run steps: what a run did, in order: a message it wrote, or tools it called."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from threadkeep.contract.metadata import Metadata
 from threadkeep.contract.runs import LastError, Usage
@@ -194,6 +196,46 @@ class RunStepDelta(Object):
     id: str
     object: Literal["thread.run.step.delta"] = "thread.run.step.delta"
     delta: RunStepDeltaDetails
+
+
+def whole(index: int, call: ToolCall) -> ToolCallDelta:
+    """What deltas say of ``call``, which stands at ``index`` of its step, in one. A function's output and what a search
+    found come with the step's end.
+    """
+    match call:
+        case FunctionToolCall(function=function):
+            begun = FunctionCallDelta(name=function.name, arguments=function.arguments, output=None)
+            return FunctionToolCallDelta(index=index, id=call.id, function=begun)
+        case CodeInterpreterToolCall(code_interpreter=code):
+            outputs: list[CodeOutputDelta] = [
+                CodeOutputLogsDelta(index=number, logs=output.logs)
+                if isinstance(output, CodeOutputLogs)
+                else CodeOutputImageDelta(index=number, image=output.image)
+                for number, output in enumerate(code.outputs)
+            ]
+            run = CodeInterpreterCallDelta(input=code.input, outputs=outputs)
+            return CodeInterpreterToolCallDelta(index=index, id=call.id, code_interpreter=run)
+        case FileSearchToolCall():
+            return FileSearchToolCallDelta(index=index, id=call.id, file_search=FileSearchCall())
+
+
+def grown(call: ToolCall, deltas: Iterable[ToolCallDelta]) -> ToolCall:
+    """``call`` with the outputs that ``deltas`` tell of it."""
+    if not isinstance(call, CodeInterpreterToolCall):
+        return call
+    outputs: dict[int, list[str] | OutputImage] = {}
+    for delta in deltas:
+        if isinstance(delta, CodeInterpreterToolCallDelta) and delta.code_interpreter.outputs is not UNSET:
+            for output in delta.code_interpreter.outputs:
+                if isinstance(output, CodeOutputImageDelta):
+                    outputs[output.index] = output.image
+                elif isinstance(logs := outputs.setdefault(output.index, []), list):
+                    logs.append(output.logs)
+    made = [
+        CodeOutputLogs(logs="".join(output)) if isinstance(output, list) else CodeOutputImage(image=output)
+        for _, output in sorted(outputs.items())
+    ]
+    return replace(call, code_interpreter=CodeInterpreterCall(input=call.code_interpreter.input, outputs=[*made]))
 
 
 # Values of the query parameter `include[]`.

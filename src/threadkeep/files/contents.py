@@ -58,9 +58,7 @@ class Contents:
         """What ``fn`` returns once it has written, durably, the row that names the blob. If it can't, the blob goes."""
 
         def write(tx: Transaction) -> T:
-            # Ahead of the row: a blob whose time to be named has run out is being deleted.
-            if not tx.work.withdraw(BLOB, blob.key):
-                raise Unavailable("The file took too long to arrive. Please send it again.")
+            keep(tx, [blob])
             return fn(tx)
 
         try:
@@ -106,6 +104,14 @@ class Contents:
             return
         held.settled = True
         await self._store.write(None, lambda tx: tx.work.finish(BLOB, item.key, token))
+
+
+def keep(tx: Transaction, blobs: Iterable[Blob]) -> None:
+    """The row that names the blobs is written in this transaction, after this."""
+    for blob in blobs:
+        # A blob whose time to be named has run out is being deleted.
+        if not tx.work.withdraw(BLOB, blob.key):
+            raise Unavailable("The file took too long to arrive. Please send it again.")
 
 
 def drop(tx: Transaction, blobs: Iterable[Blob]) -> None:

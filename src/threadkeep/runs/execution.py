@@ -1,4 +1,5 @@
-"""Executes runs: one turn of the model from the prompt to the milestone that ends it.
+"""Executes runs: the model is asked, the tools that run here are called, and the model is asked again, until it answers
+or calls what the client must carry out.
 
 The handler of due work of kind ``run``. Starting, going on after tool outputs and going on after a crash are the same
 path: everything needed is in the stored steps.
@@ -6,22 +7,40 @@ path: everything needed is in the stored steps.
 
 import asyncio
 import time
+from collections.abc import Coroutine, Sequence
 from contextlib import aclosing
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from threadkeep.contract.errors import IllegalMove, LeaseLost, NotFound, ThreadkeepError, Unavailable, UpstreamFailed
+from threadkeep.contract.errors import (
+    IllegalMove,
+    LeaseLost,
+    NotFound,
+    ThreadkeepError,
+    ToolFailed,
+    Unavailable,
+    UpstreamFailed,
+)
+from threadkeep.contract.ids import new_id
+from threadkeep.contract.run_steps import (
+    CodeInterpreterToolCall,
+    CodeOutputImage,
+    FunctionToolCall,
+    MessageCreationDetails,
+    RunStep,
+)
 from threadkeep.contract.runs import LastError, Run, RunIncompleteDetails, Usage
 from threadkeep.files.contents import Contents
 from threadkeep.logs import Log, bound
 from threadkeep.runs import pictures
 from threadkeep.runs import prompt as prompts
+from threadkeep.runs.annotations import Annotator
 from threadkeep.runs.follow import EventLog
 from threadkeep.runs.journal import Journal
 from threadkeep.runs.moves import total
 from threadkeep.runs.prompt import Prompt, TokenLimitReached
 from threadkeep.runs.reply import ArgumentsAdded, CallStarted, RefusalAdded, Reply, TextAdded
 from threadkeep.storage.store import Store
-from threadkeep.tools.toolbox import Toolbox
+from threadkeep.tools.toolbox import CallContext, HostedToolCall, Toolbox, Tools
 from threadkeep.upstream.chat import ChatMessage, ChatRequest
 from threadkeep.upstream.upstreams import Upstream, Upstreams
 from threadkeep.worker import Held
@@ -31,6 +50,8 @@ log = Log(__name__)
 KIND: Final = "run"
 # A run in whose execution so many nodes have died is not tried again: it may be what kills them.
 MAX_DEATHS: Final = 3
+# A model that never comes to an answer calls tools for ever.
+MAX_TOOL_STEPS: Final = 100
 # The model is left this share of its window for the answer, unless the run says how much it wants.
 _ANSWER_SHARE: Final = 4
 _ANSWER_TOKENS: Final = 4096
@@ -55,10 +76,11 @@ class Prepared(NamedTuple):
 class Execution:
     """Executes runs on this node."""
 
-    def __init__(self, store: Store, upstreams: Upstreams, contents: Contents, *, lease_s: float) -> None:
+    def __init__(self, store: Store, upstreams: Upstreams, contents: Contents, tools: Tools, *, lease_s: float) -> None:
         self._store = store
         self._upstreams = upstreams
         self._contents = contents
+        self._tools = tools
         self._lease_s = lease_s
         # The logs of runs that have readers here and wait for a node with room, by run id.
         self.awaited: dict[str, EventLog] = {}
@@ -135,12 +157,12 @@ class Execution:
             log.error("run_given_up", attempts=held.lease.attempts)
             await journal.end("failed", last_error=SOMETHING_WENT_WRONG)
         else:
-            await self._take_turn(held, journal)
+            await self._until_stopped(held, journal)
 
-    async def _take_turn(self, held: Held, journal: Journal) -> None:
-        """A turn, unless somebody cancels the run or its time runs out first."""
+    async def _until_stopped(self, held: Held, journal: Journal) -> None:
+        """The run goes on, unless somebody cancels it or its time runs out first."""
         run = journal.run
-        turn = asyncio.create_task(self._turn(journal))
+        turn = asyncio.create_task(self._go_on(journal))
         interrupted = asyncio.create_task(held.interrupted.wait())
         try:
             left_s = None if run.expires_at is None else run.expires_at - time.time()
@@ -162,29 +184,28 @@ class Execution:
             await journal.reread()
             await journal.end("cancelled" if journal.run.status == "cancelling" else "expired")
 
-    async def _turn(self, journal: Journal) -> None:
-        """One call of the model and what follows from it."""
+    async def _go_on(self, journal: Journal) -> None:
+        """Turn after turn, until the run has ended or waits for its client."""
         try:
-            reply, usage = await self._reply(journal)
-            if reply.finish_reason == "content_filter":
-                refused = LastError(
-                    code="invalid_prompt", message="The answer was stopped by the model's content filter."
-                )
-                await journal.end(
-                    "failed", usage=usage, calls=reply.calls, last_error=refused, message_reason="content_filter"
-                )
-            elif reply.finish_reason == "length":
-                cut = RunIncompleteDetails(reason="max_completion_tokens")
-                await journal.end("incomplete", usage=usage, calls=reply.calls, incomplete_details=cut)
-            elif reply.calls:
-                await journal.require_action(reply.calls, usage)
-            else:
-                await journal.end("completed", usage=usage)
+            context = CallContext(journal.project, journal.run, journal.write)
+            toolbox = await self._tools.of(context)
+            # The prompt is read and the model asked while the store writes that the run began.
+            beginning = asyncio.create_task(journal.begin())
+            try:
+                if await self._take_up_calls(journal, toolbox, beginning):
+                    return
+                while await self._turn(journal, toolbox, beginning):
+                    pass
+            finally:
+                await beginning
         except TokenLimitReached as limit:
             await journal.end("incomplete", incomplete_details=RunIncompleteDetails(reason=limit.limit))
         except UpstreamFailed as failure:
             log.warning("upstream_failed", error=failure, code=failure.code)
             await journal.end("failed", last_error=LastError(code=failure.code, message=failure.message))
+        except ToolFailed as failure:
+            log.warning("tool_failed", error=failure)
+            await journal.end("failed", last_error=LastError(code="server_error", message=failure.message))
         except (LeaseLost, IllegalMove, Unavailable):
             raise
         except Exception as error:
@@ -192,42 +213,80 @@ class Execution:
             log.error("run_failed", error=error)
             await journal.end("failed", last_error=SOMETHING_WENT_WRONG)
 
-    async def _reply(self, journal: Journal) -> tuple[Reply, Usage]:
+    async def _turn(self, journal: Journal, toolbox: Toolbox, beginning: asyncio.Task[None]) -> bool:
+        """One call of the model and what follows from it; whether another is to follow."""
+        reply, usage = await self._reply(journal, toolbox, beginning)
+        if reply.finish_reason == "content_filter":
+            refused = LastError(code="invalid_prompt", message="The answer was stopped by the model's content filter.")
+            await journal.end("failed", usage=usage, last_error=refused, message_reason="content_filter")
+        elif reply.finish_reason == "length":
+            cut = RunIncompleteDetails(reason="max_completion_tokens")
+            await journal.end("incomplete", usage=usage, incomplete_details=cut)
+        elif not reply.calls:
+            await journal.end("completed", usage=usage)
+        elif all(isinstance(call, FunctionToolCall) for call in journal.calls):
+            await journal.require_action(usage)
+        else:
+            return await self._carry_out(journal, toolbox, usage)
+        return False
+
+    async def _take_up_calls(self, journal: Journal, toolbox: Toolbox, beginning: asyncio.Task[None]) -> bool:
+        """Carries out what another node had begun to; whether the run waits for its client then."""
+        await beginning
+        return await journal.take_up_calls() and not await self._carry_out(journal, toolbox, None)
+
+    async def _carry_out(self, journal: Journal, toolbox: Toolbox, usage: Usage | None) -> bool:
+        """Carries out the calls of tools that run here; whether that were all. ``usage``: of the model call that made
+        them, unless they are stored with it already.
+        """
+
+        async def call(index: int, asked: HostedToolCall) -> None:
+            journal.answer(index, await toolbox.call(index, asked, journal.tell))
+
+        if journal.writes_message:
+            await journal.close_message()
+        calls = list(enumerate(journal.calls))
+        here = [call(index, asked) for index, asked in calls if not isinstance(asked, FunctionToolCall)]
+        await _all(*here, *([] if usage is None else [journal.ask(usage)]))
+        if any(isinstance(asked, FunctionToolCall) for _, asked in calls):
+            await journal.require_action(None)
+            return False
+        await journal.close_calls()
+        if sum(step.type == "tool_calls" for step in journal.steps) >= MAX_TOOL_STEPS:
+            raise ToolFailed(f"The model called tools {MAX_TOOL_STEPS} times and came to no answer.")
+        return True
+
+    async def _reply(self, journal: Journal, toolbox: Toolbox, beginning: asyncio.Task[None]) -> tuple[Reply, Usage]:
         """Asks the model and writes its answer down as it comes. A thread too long for it is shortened once more."""
-        run, toolbox = journal.run, Toolbox(journal.run.tools)
+        run = journal.run
         try:
             upstream = self._upstreams.for_model(run.model)
         except NotFound as unknown:
             raise UpstreamFailed("server_error", unknown.message) from unknown
-        # The prompt is read and the model asked while the store writes that the run began.
-        beginning = asyncio.create_task(journal.begin())
-        try:
-            used = total([step.usage for step in journal.steps if step.usage is not None])
-            room = _completion_room(run, used)
-            budget = _budget(run, upstream, used)
-            for _ in range(_MAX_SHORTENINGS):
-                prompt = await self._prompt(journal, budget)
-                messages = await self._with_images(prompt, run, upstream)
-                request = prompts.request(run, prompt, messages, toolbox, max_completion_tokens=room)
-                try:
-                    return await self._listen(journal, upstream, request, prompt, toolbox, beginning)
-                except UpstreamFailed as failure:
-                    # Once something of the answer was shown it is too late to ask again.
-                    if journal.writes_message or journal.writes_calls or not prompt.droppable:
-                        raise
-                    if not failure.context_exceeded:
-                        raise
-                    budget = prompt.tokens // 2
-            raise UpstreamFailed("invalid_prompt", "The thread does not fit the model's context window.")
-        finally:
-            await beginning
+        used = total([step.usage for step in journal.steps if step.usage is not None])
+        room = _completion_room(run, used)
+        budget = _budget(run, upstream, used)
+        for _ in range(_MAX_SHORTENINGS):
+            prompt = await self._prompt(journal, toolbox, budget)
+            messages = await self._with_images(prompt, run, upstream)
+            request = prompts.request(run, prompt, messages, toolbox, max_completion_tokens=room)
+            try:
+                return await self._listen(journal, upstream, request, prompt, toolbox, beginning)
+            except UpstreamFailed as failure:
+                # Once something of the answer was shown it is too late to ask again.
+                if journal.writes_message or journal.writes_calls or not prompt.droppable:
+                    raise
+                if not failure.context_exceeded:
+                    raise
+                budget = prompt.tokens // 2
+        raise UpstreamFailed("invalid_prompt", "The thread does not fit the model's context window.")
 
-    async def _prompt(self, journal: Journal, budget: int) -> Prompt:
+    async def _prompt(self, journal: Journal, toolbox: Toolbox, budget: int) -> Prompt:
         run = journal.run
         return await self._store.read(
             journal.project,
             lambda tx: prompts.build(
-                tx, run, journal.steps, budget=budget, hard_limit=run.max_prompt_tokens is not None
+                tx, run, journal.steps, toolbox, budget=budget, hard_limit=run.max_prompt_tokens is not None
             ),
         )
 
@@ -240,6 +299,12 @@ class Execution:
                 "can, or delete those messages.",
             )
         return await pictures.filled_in(prompt.messages, prompt.shown, self._contents)
+
+    async def _open_message(self, journal: Journal, toolbox: Toolbox) -> None:
+        """A message, which begins with the pictures that were shown since the last one."""
+        marks = await toolbox.marks(journal.steps)
+        annotator = Annotator(marks.links, marks.citations) if marks.links or marks.citations else None
+        await journal.open_message(_pictures_to_show(journal.steps), annotator)
 
     async def _listen(
         self,
@@ -262,25 +327,49 @@ class Execution:
                         match added:
                             case TextAdded() | RefusalAdded():
                                 if not journal.writes_message:
-                                    await journal.open_message()
+                                    await self._open_message(journal, toolbox)
                                 journal.add_text(added)
                             case CallStarted(index, name):
-                                if (hosted := toolbox.hosted(name)) is not None:
-                                    raise UpstreamFailed("server_error", hosted.unavailable)
                                 if journal.writes_message:
                                     await journal.close_message()
                                 if not journal.writes_calls:
                                     await journal.open_calls()
-                                journal.start_call(index, name)
+                                journal.start_call(toolbox.read(name, index, new_id("call")))
                             case ArgumentsAdded(index, arguments):
                                 journal.add_arguments(index, arguments)
                 journal.publish()
         await beginning
+        journal.finish_calls()
         if not reply.calls and not journal.writes_message:
             # A model that said nothing still answered: clients look for a message, with a part in it.
-            await journal.open_message()
+            await self._open_message(journal, toolbox)
             journal.add_text(TextAdded(""))
         return reply, reply.usage or _estimated(prompt, reply)
+
+
+async def _all(*works: Coroutine[Any, Any, None]) -> None:
+    """Does all of them at once. When one fails, or is cancelled, none goes on behind its back."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _pictures_to_show(steps: Sequence[RunStep]) -> list[str]:
+    """The pictures of calls that no message has shown yet, by file id."""
+    shown: list[str] = []
+    for step in steps:
+        if isinstance(step.step_details, MessageCreationDetails):
+            shown = []
+            continue
+        for call in step.step_details.tool_calls:
+            if isinstance(call, CodeInterpreterToolCall):
+                outputs = call.code_interpreter.outputs
+                shown += [output.image.file_id for output in outputs if isinstance(output, CodeOutputImage)]
+    return shown
 
 
 def _completion_room(run: Run, used: Usage) -> int | None:

@@ -28,17 +28,16 @@ from threadkeep.contract.messages import (
 )
 from threadkeep.contract.run_status import TERMINAL
 from threadkeep.contract.run_steps import (
-    FunctionCallDelta,
-    FunctionToolCall,
-    FunctionToolCallDelta,
     MessageCreationDetails,
     RunStep,
     RunStepDelta,
     RunStepDeltaDetails,
     ToolCallsDelta,
     ToolCallsDetails,
+    whole,
 )
 from threadkeep.contract.runs import Run
+from threadkeep.runs.annotations import told
 from threadkeep.storage.store import Transaction
 
 
@@ -133,16 +132,8 @@ def _step_events(tx: Transaction, step: RunStep) -> list[Event]:
             return [*started, *ended]
         *written, closed = _message_events(message)
         return [*started, *written, *([closed, *ended] if step.status == "completed" else [*ended, closed])]
-    calls = [
-        FunctionToolCallDelta(
-            index=index,
-            id=call.id,
-            function=FunctionCallDelta(name=call.function.name, arguments=call.function.arguments, output=None),
-        )
-        for index, call in enumerate(details.tool_calls)
-        if isinstance(call, FunctionToolCall)
-    ]
-    told = RunStepDelta(id=step.id, delta=RunStepDeltaDetails(step_details=ToolCallsDelta(tool_calls=[*calls])))
+    calls = [whole(index, call) for index, call in enumerate(details.tool_calls)]
+    told = RunStepDelta(id=step.id, delta=RunStepDeltaDetails(step_details=ToolCallsDelta(tool_calls=calls)))
     return [*started, *([Event("thread.run.step.delta", told)] if calls else []), *ended]
 
 
@@ -151,7 +142,8 @@ def _message_events(message: Message) -> list[Event]:
     for index, part in enumerate(message.content):
         match part:
             case TextContent(text=text):
-                deltas.append(TextContentDelta(index=index, text=TextDelta(value=text.value, annotations=[])))
+                annotations = [told(number, annotation) for number, annotation in enumerate(text.annotations)]
+                deltas.append(TextContentDelta(index=index, text=TextDelta(value=text.value, annotations=annotations)))
             case RefusalContent(refusal=refusal):
                 deltas.append(RefusalContentDelta(index=index, refusal=refusal))
             case ImageFileContent(image_file=image):

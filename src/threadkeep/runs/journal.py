@@ -7,14 +7,14 @@ stored when the message closes, and about once a second before that.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
 
 from threadkeep.contract.errors import LeaseLost, NotFound
 from threadkeep.contract.events import MESSAGE_EVENTS, RUN_EVENTS, STEP_EVENTS, Event
-from threadkeep.contract.ids import created_at, id_after, new_id
+from threadkeep.contract.ids import created_at, id_after
 from threadkeep.contract.messages import (
     ContentDelta,
     IncompleteReason,
@@ -25,10 +25,7 @@ from threadkeep.contract.messages import (
 )
 from threadkeep.contract.run_status import TERMINAL, RunStatus
 from threadkeep.contract.run_steps import (
-    CalledFunction,
-    FunctionCallDelta,
     FunctionToolCall,
-    FunctionToolCallDelta,
     MessageCreation,
     MessageCreationDetails,
     RunStep,
@@ -36,8 +33,12 @@ from threadkeep.contract.run_steps import (
     RunStepDeltaDetails,
     StepDetails,
     StepStatus,
+    ToolCall,
+    ToolCallDelta,
     ToolCallsDelta,
     ToolCallsDetails,
+    grown,
+    whole,
 )
 from threadkeep.contract.runs import (
     FunctionCall,
@@ -50,10 +51,12 @@ from threadkeep.contract.runs import (
     Usage,
 )
 from threadkeep.logs import Log
+from threadkeep.runs.annotations import Annotator
 from threadkeep.runs.follow import EventLog
 from threadkeep.runs.moves import NO_USAGE, advance
-from threadkeep.runs.reply import AssembledCall, Draft, RefusalAdded, TextAdded
+from threadkeep.runs.reply import Draft, RefusalAdded, TextAdded
 from threadkeep.storage.store import Store, Transaction
+from threadkeep.tools.toolbox import Reading
 from threadkeep.worker import Held
 
 log = Log(__name__)
@@ -107,7 +110,11 @@ class Journal:
         self._message: Message | None = None
         self._draft: Draft | None = None
         self._calls_step: RunStep | None = None
-        self._call_ids: list[str] = []
+        # The calls of the open step: while the model writes them, and once they are complete.
+        self._readings: list[Reading] = []
+        self._calls: list[ToolCall] = []
+        # What was told of calls that are being carried out, by their index.
+        self._told_of: dict[int, list[ToolCallDelta]] = {}
         # What readers of this log were told the beginning of. Only of that they are told the end: a step left open by a
         # node that died is settled in the store alone.
         self._told: set[str] = set()
@@ -126,6 +133,11 @@ class Journal:
         return self._calls_step is not None
 
     @property
+    def calls(self) -> list[ToolCall]:
+        """The complete calls of the open tool step."""
+        return self._calls
+
+    @property
     def project(self) -> str:
         return self._held.lease.item.project
 
@@ -134,19 +146,30 @@ class Journal:
     def add_text(self, added: TextAdded | RefusalAdded) -> None:
         """More of the open message."""
         assert self._draft is not None
-        assert self._message is not None
-        self._unpublished += _told(self._message, self._draft.add(added))
+        self._add_message_deltas(self._draft.add(added))
 
-    def start_call(self, index: int, name: str) -> None:
+    def start_call(self, reading: Reading) -> None:
         """A further call in the open tool step."""
-        call_id = new_id("call")
-        self._call_ids.append(call_id)
-        function = FunctionCallDelta(name=name, arguments="", output=None)
-        self._add_call_delta(FunctionToolCallDelta(index=index, id=call_id, function=function))
+        self._readings.append(reading)
+        self._add_call_delta(reading.begin())
 
     def add_arguments(self, index: int, arguments: str) -> None:
         """More arguments of a call in the open tool step."""
-        self._add_call_delta(FunctionToolCallDelta(index=index, function=FunctionCallDelta(arguments=arguments)))
+        if (delta := self._readings[index].feed(arguments)) is not None:
+            self._add_call_delta(delta)
+
+    def finish_calls(self) -> None:
+        """The calls of the open tool step are complete."""
+        for reading in self._readings:
+            if (delta := reading.finish()) is not None:
+                self._add_call_delta(delta)
+        self._calls, self._readings = [reading.call for reading in self._readings], []
+
+    def tell(self, delta: ToolCallDelta) -> None:
+        """What comes of a call of the open tool step, as it comes."""
+        self._told_of.setdefault(delta.index, []).append(delta)
+        self._add_call_delta(delta)
+        self.publish()
 
     def publish(self) -> None:
         """Shows readers the deltas, and stores the open message's text when it was last stored a while ago.
@@ -161,7 +184,13 @@ class Journal:
             self._flushed_at = now
             self._flushing = asyncio.create_task(self._flush())
 
-    def _add_call_delta(self, delta: FunctionToolCallDelta) -> None:
+    def _add_message_deltas(self, deltas: Sequence[ContentDelta]) -> None:
+        assert self._message is not None
+        for delta in deltas:
+            content = MessageDelta(id=self._message.id, delta=MessageDeltaContent(content=[delta]))
+            self._unpublished.append(Event("thread.message.delta", content))
+
+    def _add_call_delta(self, delta: ToolCallDelta) -> None:
         assert self._calls_step is not None
         details = RunStepDeltaDetails(step_details=ToolCallsDelta(tool_calls=[delta]))
         self._unpublished.append(Event("thread.run.step.delta", RunStepDelta(id=self._calls_step.id, delta=details)))
@@ -176,19 +205,24 @@ class Journal:
         else:
             await self._commit(lambda tx: [_moved(tx, self.run, "in_progress")])
 
-    async def open_message(self) -> None:
-        """A message and its step. One left half-written by a node that died is written anew under its id."""
+    async def open_message(self, pictures: Sequence[str] = (), annotator: Annotator | None = None) -> None:
+        """A message and its step. One left half-written by a node that died is written anew under its id.
+
+        It begins with the ``pictures``, by file id; ``annotator`` finds what its text points to.
+        """
         self._message = await self._open(_new_message)
-        self._draft = Draft()
+        self._draft = Draft(annotator)
         self._flushed_at = time.monotonic()
+        for file_id in pictures:
+            self._add_message_deltas(self._draft.show(file_id))
 
     async def close_message(self) -> None:
         """The open message is complete, and the run goes on."""
         message, draft = self._message, self._draft
         assert message is not None
         assert draft is not None
+        self._add_message_deltas(draft.end())
         self._draft = self._message = None
-        self._unpublished += _told(message, draft.end())
 
         def close(tx: Transaction) -> list[Event]:
             steps = [step for step in _open_steps(tx, self.run) if _creates(step, message.id)]
@@ -199,23 +233,73 @@ class Journal:
     async def open_calls(self) -> None:
         """A step for the calls of this reply."""
         self._calls_step = await self._open(_new_calls)
-        self._call_ids = []
 
-    async def require_action(self, calls: list[AssembledCall], usage: Usage) -> None:
-        """The client must answer the calls. The run waits as rows only: no lease, no task, no memory."""
-        step = self._calls_step
-        assert step is not None
+    async def take_up_calls(self) -> bool:
+        """Calls of tools that run here, complete when the node died that had begun to carry them out: they are opened
+        again. False: there are none.
+        """
+        left = [step for step in self.steps if step.status == "in_progress" and _asked(step)]
+        if not left:
+            return False
+
+        [step] = left
+        # Clients add the deltas to what they are told of the beginning.
+        begun = msgspec.structs.replace(step, step_details=ToolCallsDetails(tool_calls=[]), usage=None)
+        calls = [whole(index, call) for index, call in enumerate(_asked(step))]
+        told = RunStepDelta(id=step.id, delta=RunStepDeltaDetails(step_details=ToolCallsDelta(tool_calls=calls)))
+        await self._commit(
+            lambda tx: [
+                Event("thread.run.step.created", begun),
+                Event("thread.run.step.in_progress", begun),
+                Event("thread.run.step.delta", told),
+            ]
+        )
+        self._calls_step, self._calls = step, _asked(step)
+        return True
+
+    async def ask(self, usage: Usage) -> None:
+        """The calls are stored before they have come to an end: whoever takes the run over carries them out itself,
+        all of them, without asking the model again.
+        """
+        step = self._open_calls_step(usage)
+
+        def store_calls(tx: Transaction) -> list[Event]:
+            tx.steps.replace(step)
+            return []
+
+        await self._commit(store_calls)
+        self._calls_step = step
+
+    def answer(self, index: int, call: ToolCall) -> None:
+        """A call was carried out."""
+        self._calls[index] = call
+        self._told_of.pop(index, None)
+
+    async def close_calls(self) -> None:
+        """Every call of the open tool step was carried out, and the run goes on."""
+        step = self._open_calls_step(None)
+        self._calls_step, self._calls = None, []
+        await self._commit(lambda tx: _end_steps(tx, "completed", NO_USAGE, [step]))
+
+    async def require_action(self, usage: Usage | None) -> None:
+        """The client must answer the calls that do not run here. The run waits as rows only: no lease, no task, no
+        memory. ``usage``: of the model call, where it is not stored yet.
+        """
+        step, calls = self._open_calls_step(usage), self._calls
         if self.writes_message:
             await self.close_message()
 
         def wait(tx: Transaction) -> list[Event]:
             self._end_left(tx)
             # The usage stays with the step, whose `usage` clients see once it is completed.
-            tx.steps.replace(msgspec.structs.replace(step, step_details=self._called(calls), usage=usage))
+            tx.steps.replace(step)
             required = SubmitToolOutputsAction(
                 tool_calls=[
-                    RunToolCall(id=call_id, function=FunctionCall(name=call.name, arguments="".join(call.arguments)))
-                    for call_id, call in zip(self._call_ids, calls, strict=True)
+                    RunToolCall(
+                        id=call.id, function=FunctionCall(name=call.function.name, arguments=call.function.arguments)
+                    )
+                    for call in calls
+                    if isinstance(call, FunctionToolCall)
                 ]
             )
             run = tx.runs.lock(self.run.thread_id, self.run.id)
@@ -230,24 +314,23 @@ class Journal:
         to: RunStatus,
         *,
         usage: Usage = NO_USAGE,
-        calls: list[AssembledCall] | None = None,
         last_error: LastError | None = None,
         incomplete_details: RunIncompleteDetails | None = None,
         message_reason: IncompleteReason | None = None,
     ) -> None:
         """The run is over: closes what is open, moves the run, and finishes the work, in one transaction."""
         draft, message = self._draft, self._message
+        if draft is not None:
+            self._add_message_deltas(draft.end())
         reason = message_reason or _MESSAGE_ENDS.get(to)
-        if message is not None and draft is not None:
-            self._unpublished += _told(message, draft.end())
 
         def finish(tx: Transaction) -> list[Event]:
             events: list[Event] = []
             run = tx.runs.lock(self.run.thread_id, self.run.id)
             if run.status == "cancelling" and to == "cancelled":
                 events.append(Event(RUN_EVENTS["cancelling"], run))
-            if calls and self._calls_step is not None:
-                tx.steps.replace(msgspec.structs.replace(self._calls_step, step_details=self._called(calls)))
+            if self._calls_step is not None:
+                tx.steps.replace(self._open_calls_step(None))
             if to in ("completed", "incomplete"):
                 self._end_left(tx)
             open_message = message or _half_written(tx, self.run)
@@ -318,12 +401,27 @@ class Journal:
             self.events.append([*self._unpublished, *filter(self._tells, events)])
             self._unpublished = []
 
+    async def write(self, change: Callable[[Transaction], T]) -> T:
+        """Stores what is not the run's own but comes of it, while the run is still this node's."""
+        item, token = self._held.lease.item, self._held.lease.token
+
+        def fenced(tx: Transaction) -> T:
+            tx.work.fence(item.kind, item.key, token, lease_s=self._lease_s)
+            return change(tx)
+
+        asked_at = time.monotonic()
+        written = await self._store.write(item.project, fenced)
+        self._held.extend(asked_at + self._lease_s)
+        return written
+
     def _tells(self, event: Event) -> bool:
         if isinstance(event.object, Run):
             self.run = event.object
             return True
         if event.name in ("thread.run.step.created", "thread.message.created"):
             self._told.add(event.object.id)
+        if isinstance(event.object, RunStep) and event.name == STEP_EVENTS["completed"]:
+            self.steps = [*(step for step in self.steps if step.id != event.object.id), event.object]
         return event.object.id in self._told
 
     def _end_left(self, tx: Transaction) -> None:
@@ -373,16 +471,15 @@ class Journal:
         tx.work.release(lease.item.kind, lease.item.key, lease.token, due_at_ms=due_at_ms)
         return []
 
-    def _called(self, calls: list[AssembledCall]) -> ToolCallsDetails:
-        return ToolCallsDetails(
-            tool_calls=[
-                FunctionToolCall(
-                    id=call_id,
-                    function=CalledFunction(name=call.name, arguments="".join(call.arguments), output=None),
-                )
-                for call_id, call in zip(self._call_ids, calls, strict=True)
-            ]
-        )
+    def _open_calls_step(self, usage: Usage | None) -> RunStep:
+        """The open tool step with its calls as they are by now."""
+        assert self._calls_step is not None
+        calls = [
+            grown(call, self._told_of[index]) if index in self._told_of else call
+            for index, call in enumerate(self._calls)
+        ]
+        details = ToolCallsDetails(tool_calls=calls or [reading.call for reading in self._readings])
+        return msgspec.structs.replace(self._calls_step, step_details=details, usage=usage or self._calls_step.usage)
 
 
 def _moved(tx: Transaction, run: Run, to: RunStatus) -> Event:
@@ -425,6 +522,12 @@ def _new_calls(tx: Transaction, run: Run) -> tuple[RunStep, list[Event]]:
     half_done = [step for step in _open_steps(tx, run) if isinstance(step.step_details, ToolCallsDetails)]
     step = half_done[0] if half_done else _insert_step(tx, run, ToolCallsDetails(tool_calls=[]))
     return step, [Event("thread.run.step.created", step), Event("thread.run.step.in_progress", step)]
+
+
+def _asked(step: RunStep) -> list[ToolCall]:
+    """The calls of an open step that are complete."""
+    details = step.step_details
+    return list(details.tool_calls) if isinstance(details, ToolCallsDetails) else []
 
 
 def _insert_step(tx: Transaction, run: Run, details: StepDetails) -> RunStep:
@@ -480,13 +583,6 @@ def _still_there(tx: Transaction, thread_id: str, message_id: str) -> Message | 
         return None
 
 
-def _told(message: Message, deltas: list[ContentDelta]) -> list[Event]:
-    return [
-        Event("thread.message.delta", MessageDelta(id=message.id, delta=MessageDeltaContent(content=[delta])))
-        for delta in deltas
-    ]
-
-
 def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: IncompleteReason | str) -> list[Event]:
     # Read again: a client may have changed the metadata meanwhile, or deleted it.
     current = _still_there(tx, message.thread_id, message.id)
@@ -499,7 +595,8 @@ def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: In
     if not content:
         # Stopped between its beginning and its first word. Clients count on a part, and on a delta that opens it.
         draft = Draft()
-        events += _told(message, draft.add(TextAdded("")))
+        deltas = [MessageDeltaContent(content=[delta]) for delta in draft.add(TextAdded(""))]
+        events += [Event("thread.message.delta", MessageDelta(id=message.id, delta=delta)) for delta in deltas]
         content = draft.content()
     now = created_at()
     if how == "completed":

@@ -29,7 +29,10 @@ from threadkeep.upstream import chat
 # What a message costs beside its text, and an image of unknown size.
 _MESSAGE_TOKENS: Final = 4
 _IMAGE_TOKENS: Final = 800
-_NOT_ANSWERED: Final = ""
+# What the run did so far may fill one part in so many of the prompt; then the oldest answers of our tools are cut to
+# their beginning and their end.
+_OWN_SHARE: Final = 2
+_KEPT_CHARACTERS: Final = 500
 
 
 class TokenLimitReached(ThreadkeepError):
@@ -79,14 +82,17 @@ class Prompt:
         )
 
 
-def build(tx: Transaction, run: Run, steps: Sequence[RunStep], *, budget: int, hard_limit: bool) -> Prompt:
+def build(
+    tx: Transaction, run: Run, steps: Sequence[RunStep], toolbox: Toolbox, *, budget: int, hard_limit: bool
+) -> Prompt:
     """The prompt for the next model call of ``run``, within ``budget`` tokens.
 
     The newest message always stays. When even the rest exceeds the budget, ``hard_limit`` decides: raise
     ``TokenLimitReached``, or send it and let the upstream judge.
     """
     head: list[chat.ChatMessage] = [chat.SystemMessage(run.instructions)] if run.instructions else []
-    tail = _own_steps(tx, run, steps)
+    tail = _own_steps(tx, run, steps, toolbox)
+    _shorten(tail, _made_here(steps), budget // _OWN_SHARE)
     fixed = sum(map(_tokens, head)) + sum(map(_tokens, tail))
     most = run.truncation_strategy.last_messages
     history: list[chat.ChatMessage] = []
@@ -156,7 +162,7 @@ def request(
     )
 
 
-def _own_steps(tx: Transaction, run: Run, steps: Sequence[RunStep]) -> list[chat.ChatMessage]:
+def _own_steps(tx: Transaction, run: Run, steps: Sequence[RunStep], toolbox: Toolbox) -> list[chat.ChatMessage]:
     """What this run said and called so far, in order. A step that was never finished says nothing."""
     messages: list[chat.ChatMessage] = []
     for step in steps:
@@ -171,18 +177,36 @@ def _own_steps(tx: Transaction, run: Run, steps: Sequence[RunStep]) -> list[chat
             if said is not None:
                 messages.append(said)
             continue
-        calls = [call for call in step.step_details.tool_calls if isinstance(call, FunctionToolCall)]
-        made = [
-            chat.ToolCall(call.id, chat.CalledFunction(call.function.name, call.function.arguments)) for call in calls
-        ]
+        calls = step.step_details.tool_calls
+        made = [chat.ToolCall(call.id, chat.CalledFunction(toolbox.name(call), toolbox.asked(call))) for call in calls]
         # What it said ahead of the calls is part of the same reply, and only so some upstreams take it.
         ahead: str | None = None
         if messages and isinstance(spoken := messages[-1], chat.AssistantMessage):
             ahead = spoken.content
             messages.pop()
         messages.append(chat.AssistantMessage(ahead, made))
-        messages.extend(chat.ToolMessage(call.id, call.function.output or _NOT_ANSWERED) for call in calls)
+        messages.extend(chat.ToolMessage(call.id, toolbox.said(call)) for call in calls)
     return messages
+
+
+def _made_here(steps: Sequence[RunStep]) -> set[str]:
+    """The ids of calls of tools that run here."""
+    called = [step.step_details for step in steps if not isinstance(step.step_details, MessageCreationDetails)]
+    return {call.id for details in called for call in details.tool_calls if not isinstance(call, FunctionToolCall)}
+
+
+def _shorten(messages: list[chat.ChatMessage], calls: set[str], budget: int) -> None:
+    """Cuts the answers to ``calls``, the oldest first, until the run's own part fits: a run that calls many goes on."""
+    over = sum(map(_tokens, messages)) - budget
+    for place, message in enumerate(messages):
+        if over <= 0:
+            return
+        if not isinstance(message, chat.ToolMessage) or message.tool_call_id not in calls:
+            continue
+        if len(message.content) > 2 * _KEPT_CHARACTERS:
+            kept = f"{message.content[:_KEPT_CHARACTERS]}\n[…]\n{message.content[-_KEPT_CHARACTERS:]}"
+            messages[place] = chat.ToolMessage(message.tool_call_id, kept)
+            over -= _tokens(message) - _tokens(messages[place])
 
 
 def _said(message: Message) -> chat.ChatMessage | None:

@@ -3,7 +3,6 @@
 Pure: fragments in, what is new out. It never sees the store or the stream.
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from threadkeep.contract.messages import (
@@ -55,17 +54,12 @@ class ArgumentsAdded(NamedTuple):
 Addition = TextAdded | RefusalAdded | CallStarted | ArgumentsAdded
 
 
-@dataclass
-class AssembledCall:
-    name: str
-    arguments: list[str] = field(default_factory=list[str])
-
-
 class Reply:
     """One answer of the model while it arrives."""
 
     def __init__(self) -> None:
-        self.calls: list[AssembledCall] = []
+        # How many calls it makes.
+        self.calls = 0
         self.finish_reason: FinishReason | None = None
         # What the upstream counted; None when it counts nothing.
         self.usage: Usage | None = None
@@ -89,15 +83,14 @@ class Reply:
                 added.append(RefusalAdded(delta.refusal))
             if delta.tool_calls:
                 for call in delta.tool_calls:
-                    index = call.index or 0
+                    number = call.index or 0
                     if call.function.name is not None:
-                        index = len(self.calls)
-                        self.calls.append(AssembledCall(call.function.name))
-                        added.append(CallStarted(index, call.function.name))
-                    if call.function.arguments and index < len(self.calls):
+                        number = self.calls
+                        self.calls += 1
+                        added.append(CallStarted(number, call.function.name))
+                    if call.function.arguments and number < self.calls:
                         self.length += len(call.function.arguments)
-                        self.calls[index].arguments.append(call.function.arguments)
-                        added.append(ArgumentsAdded(index, call.function.arguments))
+                        added.append(ArgumentsAdded(number, call.function.arguments))
             if choice.finish_reason is not None:
                 self.finish_reason = choice.finish_reason
         return added

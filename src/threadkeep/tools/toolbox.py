@@ -1,44 +1,178 @@
-"""The tools of one run, as the model is offered them: everything is a function with a name to the model."""
+"""The tools of one run, as the model is offered them: everything is a function with a name to the model.
 
-from collections.abc import Iterable
-from typing import Final, Protocol
+A tool that runs here is one file: a ``HostedTool``. All that is ever known of a call is the call as the step holds it:
+clients read it there, and what the model is told of it is derived from it, in this turn and in every later one.
+"""
 
-from threadkeep.contract.tools import CodeInterpreterTool, FileSearchTool, FunctionDefinition, FunctionTool, Tool
-from threadkeep.tools import code_interpreter, file_search
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+from threadkeep.contract.run_steps import (
+    CodeInterpreterToolCall,
+    FileSearchToolCall,
+    FunctionToolCall,
+    RunStep,
+    ToolCall,
+    ToolCallDelta,
+)
+from threadkeep.contract.runs import Run
+from threadkeep.contract.tools import CodeInterpreterTool, FileSearchTool, FunctionDefinition, FunctionTool
+from threadkeep.storage.store import Transaction
+from threadkeep.tools.function import FUNCTION
+
+T = TypeVar("T")
+
+HostedToolCall = CodeInterpreterToolCall | FileSearchToolCall
+Tell = Callable[[ToolCallDelta], None]
 
 
-class HostedTool(Protocol):
-    """A tool that runs here. The model calls it by ``definition.name``; its calls never wait for the client."""
+class Write(Protocol):
+    """A transaction of the run's project that fails with ``LeaseLost`` once the run is another node's."""
+
+    async def __call__(self, change: Callable[[Transaction], T]) -> T: ...
+
+
+class CallContext(NamedTuple):
+    """The run that a tool works for: its thread, its tools with their options, and the resources that they work on."""
+
+    project: str
+    run: Run
+    write: Write
+
+
+class Marks(NamedTuple):
+    """What marks in the text of an answer may stand for."""
+
+    # By path under /mnt/data: the id of the file that code wrote there.
+    links: Mapping[str, str] = {}
+    # By the two numbers of a citation: the id of the file cited, and the quoted text.
+    citations: Mapping[tuple[int, int], tuple[str, str]] = {}
+
+
+class Reading(Protocol):
+    """A call while the model writes its arguments. What the deltas add up to is the call."""
 
     @property
-    def definition(self) -> FunctionDefinition: ...
+    def call(self) -> ToolCall:
+        """The call as far as it was read."""
+        ...
 
-    @property
-    def unavailable(self) -> str:
-        """Why a call cannot be answered, in words for the client; such a call fails the run."""
+    def begin(self) -> ToolCallDelta:
+        """The delta that opens the call."""
+        ...
+
+    def feed(self, arguments: str) -> ToolCallDelta | None:
+        """More of the arguments; what that adds to the call."""
+        ...
+
+    def finish(self) -> ToolCallDelta | None:
+        """The arguments are complete; what was held back until now."""
         ...
 
 
-HOSTED: Final[dict[type[CodeInterpreterTool | FileSearchTool], HostedTool]] = {
-    CodeInterpreterTool: code_interpreter.TOOL,
-    FileSearchTool: file_search.TOOL,
-}
+class HostedTool(Protocol):
+    """A tool that runs here. The model calls it by ``name``; its calls never wait for the client."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def offer(self, context: CallContext) -> FunctionDefinition:
+        """The tool as this run's model is offered it."""
+        ...
+
+    def read(self, index: int, call_id: str) -> Reading:
+        """A call that the model begins: the one at ``index`` of its step."""
+        ...
+
+    async def call(self, index: int, call: ToolCall, context: CallContext, tell: Tell) -> ToolCall:
+        """Carries the call out and returns it with its outcome, which is what it told in deltas.
+
+        Cancelled, it stops what it does before it returns. What the model can mend is part of the outcome; raises
+        ``ToolFailed`` for what it can't.
+        """
+        ...
+
+    def asked(self, call: ToolCall) -> str:
+        """The arguments of the call, as JSON."""
+        ...
+
+    def said(self, call: ToolCall) -> str:
+        """What the model reads of the finished call, within the tool's budget."""
+        ...
+
+    async def marks(self, context: CallContext, steps: Sequence[RunStep]) -> Marks:
+        """What the answer may point to, after the run's ``steps`` so far."""
+        ...
+
+
+class Tools:
+    """The hosted tools of this server."""
+
+    def __init__(self, *, code_interpreter: HostedTool, file_search: HostedTool) -> None:
+        self._hosted: dict[type[CodeInterpreterTool | FileSearchTool], HostedTool] = {
+            CodeInterpreterTool: code_interpreter,
+            FileSearchTool: file_search,
+        }
+        self._by_call: dict[type[ToolCall], HostedTool] = {
+            CodeInterpreterToolCall: code_interpreter,
+            FileSearchToolCall: file_search,
+        }
+
+    async def of(self, context: CallContext) -> "Toolbox":
+        """What the run of ``context`` offers its model."""
+        hosted: dict[str, HostedTool] = {}
+        definitions: list[FunctionDefinition] = []
+        for tool in context.run.tools:
+            if isinstance(tool, FunctionTool):
+                definitions.append(tool.function)
+            elif (runs_here := self._hosted[type(tool)]).name not in hosted:
+                hosted[runs_here.name] = runs_here
+                definitions.append(await runs_here.offer(context))
+        return Toolbox(context, definitions, hosted, self._by_call)
 
 
 class Toolbox:
-    """What one run offers its model."""
+    """What one run offers its model, and what it does with a call."""
 
-    def __init__(self, tools: Iterable[Tool]) -> None:
-        self._hosted: dict[str, HostedTool] = {}
-        self.definitions: list[FunctionDefinition] = []
-        for tool in tools:
-            if isinstance(tool, FunctionTool):
-                self.definitions.append(tool.function)
-            else:
-                hosted = HOSTED[type(tool)]
-                self._hosted[hosted.definition.name] = hosted
-                self.definitions.append(hosted.definition)
+    def __init__(
+        self,
+        context: CallContext,
+        definitions: list[FunctionDefinition],
+        hosted: Mapping[str, HostedTool],
+        by_call: Mapping[type[ToolCall], HostedTool],
+    ) -> None:
+        self.definitions = definitions
+        self._context = context
+        self._hosted = hosted
+        self._by_call = by_call
 
-    def hosted(self, name: str) -> HostedTool | None:
-        """The tool behind ``name`` when it runs here; None means the client answers the call."""
-        return self._hosted.get(name)
+    def read(self, name: str, index: int, call_id: str) -> Reading:
+        """A call that the model begins. What does not run here is the client's, also under a name nobody knows."""
+        hosted = self._hosted.get(name)
+        return FUNCTION.read(index, call_id, name) if hosted is None else hosted.read(index, call_id)
+
+    async def call(self, index: int, call: HostedToolCall, tell: Tell) -> ToolCall:
+        """Carries out a call of a tool that runs here."""
+        return await self._by_call[type(call)].call(index, call, self._context, tell)
+
+    def name(self, call: ToolCall) -> str:
+        """The function that the model called."""
+        return call.function.name if isinstance(call, FunctionToolCall) else self._by_call[type(call)].name
+
+    def asked(self, call: ToolCall) -> str:
+        """With which arguments, as JSON."""
+        return FUNCTION.asked(call) if isinstance(call, FunctionToolCall) else self._by_call[type(call)].asked(call)
+
+    def said(self, call: ToolCall) -> str:
+        """What the model reads of it."""
+        return FUNCTION.said(call) if isinstance(call, FunctionToolCall) else self._by_call[type(call)].said(call)
+
+    async def marks(self, steps: Sequence[RunStep]) -> Marks:
+        """What the answer may point to."""
+        links: dict[str, str] = {}
+        citations: dict[tuple[int, int], tuple[str, str]] = {}
+        for tool in self._hosted.values():
+            marks = await tool.marks(self._context, steps)
+            links.update(marks.links)
+            citations.update(marks.citations)
+        return Marks(links, citations)
