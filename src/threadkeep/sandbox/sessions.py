@@ -162,6 +162,8 @@ class Session:
         # How many calls there were; that of the one that executes, if one does.
         self._call = 0
         bounds = Bounds(limits.memory_bytes, limits.processes)
+        # What the call that executes has too much of.
+        self._excess: Excess | None = None
         self._watched = Watched(box.pid, bounds, tuple(FOLDERS), self._over)
         self._watch()
 
@@ -173,6 +175,7 @@ class Session:
         """As `Box.execute`. Code that goes over the box's bounds has ``died``, with a note that says of what."""
         self.is_fresh = False
         self._call += 1
+        self._excess = None
         kills = self._cgroup.memory_kills() if self._cgroup is not None else 0
         self._watched.is_executing = True
         self._watchdog.hurry()
@@ -183,9 +186,12 @@ class Session:
             if self.box.is_alive:
                 # What was stopped goes on with a new process.
                 self._watch()
-        if ended.how == "died" and self._cgroup is not None and self._cgroup.memory_kills() > kills:
-            return Ended("died", f"{self._news('memory')} {ended.note or ''}".rstrip())
-        return ended
+        if self._cgroup is not None and self._cgroup.memory_kills() > kills:
+            self._excess = "memory"
+        if ended.how != "died" or self._excess is None:
+            return ended
+        lost = "Its variables are lost, its files are kept." if self.box.is_alive else "The session is lost."
+        return Ended("died", f"{self._news(self._excess)} {lost}")
 
     async def put(self, path: str, size: int, pieces: AsyncIterator[bytes]) -> None:
         """As `Box.put`."""
@@ -219,6 +225,7 @@ class Session:
             # What an earlier call left in the background. Nobody waits for news: the next call learns of the loss.
             self.box.kill(f"it was over its bounds: {excess}")
             return
+        self._excess = excess
         self.box.stop(self._news(excess))
         asyncio.get_running_loop().call_later(_STOP_S, self._insist, self._call)
 

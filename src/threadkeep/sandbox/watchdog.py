@@ -112,21 +112,33 @@ class Watchdog:
             if not (looked_at := [each for each in self._watched if each.is_executing or is_whole]):
                 continue
             try:
-                usages = await loop.run_in_executor(self._thread, _measure_all, looked_at)
-                self._judge(looked_at, usages)
+                await self._look(looked_at)
             except Exception as error:
                 # Whatever it was, the watchdog outlives it.
                 log.error("watchdog_failed", error=error)
 
-    def _judge(self, looked_at: Sequence[Watched], usages: Sequence[Usage]) -> None:
-        for each, usage in zip(looked_at, usages, strict=True):
-            each.usage = usage
-            if usage.memory_bytes > each.bounds.memory_bytes:
+    async def _look(self, looked_at: Sequence[Watched]) -> None:
+        await self._measure(looked_at, is_exact=False)
+        for each in looked_at:
+            if each.usage.memory_bytes > each.bounds.memory_bytes:
                 self._stop(each, "memory")
-            elif usage.processes > each.bounds.processes:
+            elif each.usage.processes > each.bounds.processes:
                 self._stop(each, "processes")
-        if sum(each.usage.memory_bytes for each in self._watched) > self._total_bytes:
-            self._stop(max(self._watched, key=lambda each: each.usage.memory_bytes), "memory")
+        if self._all() > self._total_bytes:
+            # What was enough to see that each keeps its bounds counts libraries once for each process.
+            await self._measure(list(self._watched), is_exact=True)
+            if self._all() > self._total_bytes:
+                self._stop(max(self._watched, key=lambda each: each.usage.memory_bytes), "memory")
+
+    def _all(self) -> int:
+        return sum(each.usage.memory_bytes for each in self._watched)
+
+    async def _measure(self, watched: Sequence[Watched], *, is_exact: bool) -> None:
+        asked = [(each.pid, each.folders, 0 if is_exact else each.bounds.memory_bytes) for each in watched]
+        loop = asyncio.get_running_loop()
+        usages = await loop.run_in_executor(self._thread, _measure_all, asked)
+        for each, usage in zip(watched, usages, strict=True):
+            each.usage = usage
 
     def _stop(self, watched: Watched, excess: Excess) -> None:
         if watched in self._watched:
@@ -137,8 +149,8 @@ class Watchdog:
             watched.over(excess)
 
 
-def _measure_all(watched: Iterable[Watched]) -> list[Usage]:
-    return [measure(each.pid, each.folders, exact_above=each.bounds.memory_bytes) for each in watched]
+def _measure_all(asked: Iterable[tuple[int, Sequence[str], int]]) -> list[Usage]:
+    return [measure(pid, folders, exact_above=exact_above) for pid, folders, exact_above in asked]
 
 
 # --- /proc
