@@ -87,7 +87,7 @@ class CodeReading:
 class CodeInterpreter:
     """The tool, on the sessions of this node. ``limits`` are those of the sessions."""
 
-    name: Final = "code_interpreter"
+    name = "code_interpreter"
 
     def __init__(self, sessions: Sessions, store: Store, contents: Contents, limits: Limits) -> None:
         self._sessions = sessions
