@@ -372,7 +372,7 @@ class Settings:
         CODE_INTERPRETER,
         "auto",
         "auto: on where code can be isolated; on: the server does not start without; off: never.",
-        "on",
+        "off",
         group=CODE,
     )
     sandbox_environment: Path | None = setting(
@@ -429,6 +429,9 @@ class Settings:
     )
     code_interrupt_seconds: float = bound(
         seconds(0.1, 600), "interrupt_s", "How long code may go on after it was interrupted; then it is killed.", "5"
+    )
+    code_reset_seconds: float = bound(
+        seconds(0.1, 600), "reset_s", "How long that killing may take; then the box goes, and its files with it.", "10"
     )
     code_max_bytes: int = bound(BYTES, "code_bytes", "The longest code that is run.", "65536")
     code_output_bytes: int = bound(BYTES, "output_bytes", "How much text of one call is kept.", "65536")

@@ -138,7 +138,7 @@ def test_the_doctor_names_each_problem_and_what_to_do(tmp_path: Path) -> None:
     lines = [line.removeprefix("problem").strip() for line in ill.output.splitlines() if line.startswith("problem")]
     problems = [line.split("  ")[0] for line in lines]
     assert ill.status == 1
-    assert problems == ["settings", "data folder", "database", "upstream default"]
+    assert problems == ["data folder", "database", "upstream default", "code interpreter"]
     assert ill.output.endswith("4 to fix.\n")
     assert "hunter22" not in ill.output
     assert "sk-upstream-123456" not in ill.output
@@ -176,7 +176,7 @@ def test_the_doctor_tells_a_database_of_a_newer_version(tmp_path: Path) -> None:
     assert refused.errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [(), ("keys",)])
+@pytest.mark.parametrize("words", [(), ("keys",), ("sandbox",)])
 def test_a_command_that_is_not_whole_says_what_there_is(tmp_path: Path, words: tuple[str, ...]) -> None:
     told = run(*words, folder=tmp_path)
 

@@ -49,7 +49,7 @@ def test_the_start_says_at_a_glance_what_runs_where(tmp_path: Path) -> None:
     assert f"{tmp_path}/data/threadkeep.db (SQLite)" in screen
     assert "offline, which answers by rule and is not a language model" in screen
     assert "any key will do, from this machine only" in screen
-    assert "code interpreter: this version cannot isolate code yet" in screen
+    assert "\n  code     " in screen
     assert "file search: comes with a later version" in screen
     assert [line for line in server.lines if LISTENING in line] == [f"{LISTENING}{url}"]
 
@@ -91,7 +91,7 @@ def test_the_screen_names_the_upstream_and_what_is_wrong_with_it(tmp_path: Path)
 
 
 def test_sigterm_ends_it_with_success(tmp_path: Path) -> None:
-    with serving(folder=tmp_path) as server:
+    with serving("--code-interpreter", "off", folder=tmp_path) as server:
         assert server.stop() == 0
 
     assert [json.loads(line)["action"] for line in server.errors.splitlines()] == ["draining"]
@@ -260,13 +260,6 @@ def test_other_machines_are_let_in_only_when_there_is_a_key(tmp_path: Path) -> N
     assert refused.status == 1
     assert f"'threadkeep keys create --project NAME --data-dir {data}'" in refused.errors
     assert (without.status, with_key.status) == (401, 200)
-
-
-def test_code_that_cannot_be_isolated_is_not_run_even_when_asked_for(tmp_path: Path) -> None:
-    refused = run("serve", "--code-interpreter", "on", folder=tmp_path)
-
-    assert refused.status == 1
-    assert refused.errors.startswith("threadkeep: --code-interpreter is 'on', but this version cannot isolate")
 
 
 def test_a_variable_that_is_no_setting_is_logged_and_does_not_stop_the_start(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from threadkeep.cli import parser
+from threadkeep.sandbox.limits import Limits
 from threadkeep.settings import ROWS, WrongSettings, as_markdown, flag, read_settings, variable
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
@@ -251,6 +252,41 @@ def test_what_is_wrong_in_an_upstream_is_named_with_the_upstream(tmp_path: Path)
 @pytest.mark.parametrize("name", ROWS)
 def test_the_example_of_each_setting_is_a_right_value(name: str) -> None:
     ROWS[name].kind.parse(ROWS[name].example)
+
+
+def test_every_bound_of_the_code_interpreter_can_be_set_and_keeps_its_default(tmp_path: Path) -> None:
+    assert {row.limit for row in ROWS.values() if row.limit} == set(Limits.__struct_fields__)
+    assert read_settings({"data_dir": str(tmp_path)}, {}, folder=tmp_path).limits == Limits()
+
+    given = read_settings({"data_dir": str(tmp_path), "code_timeout_seconds": "7"}, {}, folder=tmp_path)
+    assert given.limits == Limits(call_s=7.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "packages"),
+    [
+        ("default", ("default",)),
+        ("default, polars ,polars", ("default", "polars")),
+        ("numpy>=2,<3,pandas[excel]==3.0.1", ("numpy>=2,<3", "pandas[excel]==3.0.1")),
+    ],
+)
+def test_packages_are_names_perhaps_with_versions(given: str, packages: tuple[str, ...], tmp_path: Path) -> None:
+    settings = read_settings({"data_dir": str(tmp_path), "sandbox_packages": given}, {}, folder=tmp_path)
+
+    assert settings.sandbox_packages == packages
+
+
+@pytest.mark.parametrize("given", ["--index-url", "git+https://host.example/x", "../wheel.whl", "a b", "a @ file:///b"])
+def test_what_is_no_name_of_a_package_is_refused(given: str, tmp_path: Path) -> None:
+    with pytest.raises(WrongSettings, match="neither a package's name"):
+        read_settings({"data_dir": str(tmp_path), "sandbox_packages": given}, {}, folder=tmp_path)
+
+
+def test_the_environment_for_code_is_in_the_data_folder_unless_it_is_named(tmp_path: Path) -> None:
+    settings = read_settings({"data_dir": str(tmp_path)}, {}, folder=tmp_path)
+    named = read_settings({"data_dir": str(tmp_path), "sandbox_environment": "/x"}, {}, folder=tmp_path)
+
+    assert (settings.environment_place, named.environment_place) == (tmp_path / "sandbox", Path("/x"))
 
 
 def test_names_that_scripts_rely_on_are_there() -> None:

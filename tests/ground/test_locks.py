@@ -39,6 +39,17 @@ def test_the_tests_run_with_the_versions_that_are_shipped() -> None:
     assert {name: tested[name] for name in shipped} == shipped
 
 
+SANDBOX = "src/threadkeep/sandbox/environment"
+
+
+def test_the_list_for_code_is_locked() -> None:
+    asked = (ROOT / f"{SANDBOX}.in").read_text()
+    names = [name for line in asked.splitlines() if (name := line.partition("#")[0].strip())]
+
+    assert len(names) >= 12
+    assert set(names) <= set(pins(f"../{SANDBOX}")), REMEDY
+
+
 CLIENTS = [f"clients/{asked.stem}" for asked in sorted((ROOT / "locks/clients").glob("*.in"))]
 
 
@@ -52,7 +63,7 @@ def test_a_clients_lock_has_the_version_that_it_is_named_for(lock: str) -> None:
     }, f"locks/{lock}.txt: {REMEDY}"
 
 
-@pytest.mark.parametrize("lock", ["runtime", "dev", *CLIENTS])
+@pytest.mark.parametrize("lock", ["runtime", "dev", f"../{SANDBOX}", *CLIENTS])
 def test_a_lock_holds_digests_and_no_address(lock: str) -> None:
     text = (ROOT / f"locks/{lock}.txt").read_text()
 

@@ -16,6 +16,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # Time on processors, of all processes of the box together.
     cpu_s: float = 240.0
     interrupt_s: float = 2.0
+    # For that killing; then the box itself goes.
+    reset_s: float = 5.0
     code_bytes: int = 1 * MIB
     # Text; what comes after is read, counted and dropped.
     output_bytes: int = 1 * MIB
