@@ -143,7 +143,7 @@ class _Call:
 class Box:
     """One isolated machine. One caller at a time; made by `Bubblewrap.start`, and closed by whoever has it last."""
 
-    def __init__(self, process: asyncio.subprocess.Process, limits: Limits) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, limits: Limits, pid: int) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
@@ -159,9 +159,12 @@ class Box:
         self._end: str | None = None
         self._ended = asyncio.Event()
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # The first process in the box, as the host numbers it.
+        self.pid = pid
         self._pidfd: int | None = None
-        # The first process in the box, as the host numbers it; 0 until `meet`.
-        self.pid = 0
+        with contextlib.suppress(OSError):
+            # Else it has ended already, which is soon heard.
+            self._pidfd = os.pidfd_open(pid)
         self._longest = {
             inside.HELLO: inside.SMALL_BYTES,
             inside.TEXT: inside.TEXT_BYTES,
@@ -183,18 +186,12 @@ class Box:
         """Why the box is no more, for the log."""
         return self._end
 
-    async def meet(self, pid: Callable[[], int]) -> None:
+    async def meet(self) -> None:
         """Waits until the box says that it is ready. Raises `BoxFailed`."""
         done, _ = await asyncio.wait({self._hello}, timeout=self._limits.start_s)
         if not done:
             self.kill("it was not ready in time")
-        try:
-            await self._hello
-            self.pid = pid()
-            self._pidfd = os.pidfd_open(self.pid)
-        except (OSError, ValueError) as error:
-            self.kill("its first process is gone")
-            raise BoxFailed("The sandbox ended while it started.") from error
+        await self._hello
 
     # --- running code
 
@@ -215,7 +212,7 @@ class Box:
             done, _ = await asyncio.wait({call.ended}, timeout=timeout_s)
             if not done:
                 self._stopping = "timeout"
-                await self._stop(call, self._limits.interrupt_s, 5.0)
+                await self._stop(call, self._limits.interrupt_s, self._limits.reset_s)
         except asyncio.CancelledError:
             await _to_the_end(self._stop(call, 0.3, 0.5))
             raise
@@ -254,6 +251,8 @@ class Box:
             said = self._stopping or "The session ended unexpectedly."
             return Ended("died", said)
         ending = call.ended.result()
+        if ending.why == "inodes":
+            self.kill("it had too many files")
         notes: list[str] = []
         how: How = ending.how
         if self._stopping == "timeout":
@@ -337,11 +336,12 @@ class Box:
         """Ends the box at once; `close` still has to be awaited."""
         if self._end is None:
             self._end = why
-        if self._pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+            if self._pidfd is not None:
+                # The launcher buries it, and ends by itself then.
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            elif self._process.returncode is None and not self.pid:
+                self._process.kill()
         self._to.close()
         self._ended.set()
         failure = BoxFailed("The sandbox has ended.")
@@ -365,10 +365,11 @@ class Box:
             await asyncio.wait({gone}, timeout=10)
             loop.remove_reader(fd)
             os.close(fd)
-        await self._process.wait()
+        # Else asyncio waits for the ends of pipes that nobody reads any more.
         transport: Any = getattr(self._process, "_transport", None)
         if transport is not None:
             transport.close()
+        await asyncio.wait({asyncio.ensure_future(self._process.wait())}, timeout=10)
 
     async def _listen(self) -> None:
         frames = 0

@@ -37,6 +37,9 @@ WARM_MODULES: Final = (
     "PIL.ImageShow",
 )
 
+# Until bwrap has made its namespaces; a busy machine.
+_SPAWN_S: Final = 10.0
+
 _HERE: Final = Path(__file__).resolve().parent
 _USR: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "share")
 _TOP: Final = ("bin", "sbin", "lib", "lib32", "lib64")
@@ -90,6 +93,36 @@ class Bubblewrap:
                 self._does_without |= refused
 
     async def _start(self, slot: int, *, warm: bool) -> Box:
+        # Not to be cut short: bwrap's child is told to end with bwrap only when all is set up, and one that lost its
+        # parent before would wait for it for ever. It takes milliseconds.
+        spawning = asyncio.ensure_future(self._spawn(slot, warm=warm))
+        is_cancelled = False
+        while not spawning.done():
+            try:
+                await asyncio.wait({spawning})
+            except asyncio.CancelledError:
+                is_cancelled = True
+        box, process = spawning.result()
+        complaint = asyncio.create_task(_complaint(process))
+        try:
+            if is_cancelled:
+                raise asyncio.CancelledError
+            await box.meet()
+        except BoxFailed as failure:
+            # It has been killed, so this comes to its end.
+            await asyncio.wait({complaint}, timeout=5)
+            await box.close()
+            said = complaint.result() if complaint.done() else ""
+            raise BoxFailed(said or failure.message) from failure
+        except BaseException:
+            await box.close()
+            raise
+        finally:
+            complaint.cancel()
+            await asyncio.wait({complaint})
+        return box
+
+    async def _spawn(self, slot: int, *, warm: bool) -> tuple[Box, asyncio.subprocess.Process]:
         bwrap = self._bwrap or shutil.which("bwrap")
         if bwrap is None:
             raise BoxFailed("bubblewrap (bwrap) is not installed.")
@@ -115,19 +148,10 @@ class Bubblewrap:
             passed(info)
             etc = {f"/etc/{name}": written(text) for name, text in _etc(uid if uid is not None else 1000).items()}
             arguments = self._arguments(uid, etc, seccomp, info_in)
-            command = [
-                f"{ENVIRONMENT}/bin/python",
-                "-I",
-                "-B",
-                "/opt/threadkeep/inside.py",
-                self._options(uid, warm=warm),
-            ]
+            python = [f"{ENVIRONMENT}/bin/python", "-I", "-B"]
             try:
                 process = await asyncio.create_subprocess_exec(
-                    bwrap,
-                    *arguments,
-                    "--",
-                    *command,
+                    *(bwrap, *arguments, "--", *python, "/opt/threadkeep/inside.py", self._options(uid, warm=warm)),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE,
@@ -140,23 +164,7 @@ class Bubblewrap:
                 raise BoxFailed(f"bwrap cannot be started: {error.strerror}.") from error
             finally:
                 os.close(info_in)
-            box = Box(process, self._limits)
-            complaint = asyncio.create_task(_complaint(process))
-            try:
-                await box.meet(lambda: _child_pid(info))
-            except BoxFailed as failure:
-                # It has been killed, so this comes to its end.
-                await asyncio.wait({complaint}, timeout=5)
-                await box.close()
-                said = complaint.result() if complaint.done() else ""
-                raise BoxFailed(said or failure.message) from failure
-            except BaseException:
-                await box.close()
-                raise
-            finally:
-                complaint.cancel()
-                await asyncio.wait({complaint})
-            return box
+            return Box(process, self._limits, await _child_pid(info)), process
 
     def _options(self, uid: int | None, *, warm: bool) -> str:
         limits = self._limits
@@ -277,8 +285,30 @@ def _etc(uid: int) -> dict[str, str]:
     }
 
 
-def _child_pid(info: int) -> int:
-    return msgspec.json.decode(os.read(info, 4096), type=dict[str, int])["child-pid"]
+async def _child_pid(info: int) -> int:
+    """The box's first process, which bwrap names when it is there. 0: bwrap ended without."""
+    loop = asyncio.get_running_loop()
+    told = b""
+    ended = loop.create_future()
+    os.set_blocking(info, False)
+
+    def read() -> None:
+        nonlocal told
+        some = os.read(info, 4096)
+        told += some
+        if (not some or len(told) > 4096) and not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(info, read)
+    try:
+        await asyncio.wait({ended}, timeout=_SPAWN_S)
+    finally:
+        loop.remove_reader(info)
+    try:
+        # Beside it there are the numbers of its namespaces.
+        return msgspec.json.decode(told, type=dict[str, int])["child-pid"]
+    except (msgspec.MsgspecError, KeyError):
+        return 0
 
 
 async def _complaint(process: asyncio.subprocess.Process) -> str:

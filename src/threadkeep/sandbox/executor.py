@@ -9,6 +9,7 @@ import base64
 import contextlib
 import importlib
 import io
+import os
 import signal
 import sys
 import types
@@ -99,16 +100,14 @@ class Screen:
 
 def run(line: Line, images: int, image_bytes: int) -> None:
     """Until the line ends."""
-    # One buffer for both: what was written first comes first.
-    out = io.BufferedWriter(io.FileIO(1, "w", closefd=False), 64 * 1024)
-    for name in ("stdout", "stderr"):
-        stream = io.TextIOWrapper(out, "utf-8", "backslashreplace", line_buffering=True, write_through=True)
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
+    own = os.getpid()
+    streams = _streams()
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "r", closefd=False)), "utf-8")
     sys.argv = [""]
     sys.path.insert(0, "")
 
+    # What IPython advises after an exit is for people at a terminal.
+    warnings.filterwarnings("ignore", message="To exit: use")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     shell = _shell if _shell is not None else make_shell()
     screen.attach(line, images, image_bytes)
@@ -116,6 +115,10 @@ def run(line: Line, images: int, image_bytes: int) -> None:
     while (asked := line.asked()) is not None:
         number, code = asked
         screen.begin(number)
+        if any(stream.closed for stream in streams.values()):
+            streams = _streams()
+        # A call that led its output elsewhere did so for itself.
+        sys.stdout, sys.stderr = streams["stdout"], streams["stderr"]
         has_failed = True
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -124,13 +127,27 @@ def run(line: Line, images: int, image_bytes: int) -> None:
         except BaseException as error:  # an interrupt between the cell and here
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             _print(type(error).__name__)
-        for stream in (sys.stdout, sys.stderr):
+        if os.getpid() != own:
+            # The code forked, and this is its child, which has nothing to say here.
+            os._exit(0)
+        for stream in (sys.stdout, sys.stderr, *streams.values()):
             # The code may have put anything there.
             with contextlib.suppress(Exception):
                 stream.flush()
-        with contextlib.suppress(Exception):
-            out.flush()
         line.ended(number, has_failed=has_failed)
+
+
+def _streams() -> Mapping[str, io.TextIOBase]:
+    # One buffer for both: what was written first comes first.
+    out = io.BufferedWriter(io.FileIO(1, "w", closefd=False), 64 * 1024)
+    streams = {
+        name: io.TextIOWrapper(out, "utf-8", "backslashreplace", line_buffering=True, write_through=True)
+        for name in ("stdout", "stderr")
+    }
+    for name, stream in streams.items():
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    return streams
 
 
 def _print(text: str) -> None:
@@ -192,7 +209,6 @@ def make_shell() -> Any:
         _prepare_figures(shell)
     if "PIL.Image" in sys.modules:
         _prepare_images(shell)
-    warnings.filterwarnings("ignore", message="To exit: use")
     # The first cell is not to pay for what a shell does but once, nor the first that fails.
     for code in ("None", "1/0"):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):

@@ -701,6 +701,8 @@ def _be_executor(options: Options, text: int, said: int, told: int) -> None:
             least = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(kind, (least, least))
     os.nice(5)
+    # Children of the code's have no part in what is said here.
+    os.register_at_fork(after_in_child=lambda: os.closerange(3, 5))
     _executor.run(ExecutorsLine(said=3, told=4), options.images, options.image_bytes)
 
 
@@ -768,8 +770,10 @@ def give_up_rights(uid: int | None) -> None:
     header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     if libc.capset(header, struct.pack("=6I", 0, 0, 0, 0, 0, 0)) != 0:
         raise OSError(ctypes.get_errno(), "capabilities stay")
-    # The change of the user has cleared it. When the server is gone already, the line to it has ended.
+    # The change of the user has cleared it. For a server that has gone meanwhile, the line to it has ended.
     libc_prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if select.select([0], [], [], 0)[0]:
+        os._exit(0)
     # Nobody of the same user reads this process's memory, or opens the line to the server through /proc.
     libc_prctl(4, 0)  # PR_SET_DUMPABLE
 
