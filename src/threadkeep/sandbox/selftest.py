@@ -216,8 +216,9 @@ def _own_pids() -> list[str]:
 
 
 class _Mend(NamedTuple):
-    # What the launcher says, and what else must hold of this machine.
+    # What the launcher says.
     pattern: str
+    # What must hold of this machine as well.
     holds: Callable[[], bool]
     mend: str
 
@@ -243,8 +244,7 @@ def _always() -> bool:
 
 _FLAGS: Final = (
     "Start the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
-    "--security-opt systempaths=unconfined (podman: --security-opt seccomp=unconfined --security-opt unmask=ALL), "
-    "or choose --sandbox-tier sandlock, which needs no flags."
+    "--security-opt systempaths=unconfined (podman: --security-opt seccomp=unconfined --security-opt unmask=ALL)."
 )
 _NAMESPACES: Final = (
     r"No permissions to creat|Creating new namespace failed|creating new namespace|unshare|Operation not permitted"
@@ -254,34 +254,37 @@ _UBUNTU: Final = (
     "ln -s /usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/ && "
     "apparmor_parser -r /etc/apparmor.d/bwrap-userns-restrict"
 )
-# The first that fits.
-_MENDS: Final[Sequence[_Mend]] = (
-    _Mend(r"bubblewrap \(bwrap\) is not installed", _always, "{install}"),
-    _Mend(r"Unknown option", _always, "bubblewrap is too old; 0.8 or newer is needed: {install}"),
-    _Mend(r"uid map|RTM_NEWADDR|" + _NAMESPACES, _apparmor_refuses, _UBUNTU),
-    _Mend(
-        r"RTM_NEWADDR",
-        lambda: os.geteuid() == 0,
-        "Start the container with --cap-add NET_ADMIN too, or run the server as an ordinary user.",
-    ),
-    _Mend(
-        _NAMESPACES,
-        lambda: _holds("/proc/sys/kernel/unprivileged_userns_clone", "0"),
-        "Allow ordinary users their own namespaces: sysctl -w kernel.unprivileged_userns_clone=1",
-    ),
-    _Mend(
-        _NAMESPACES + "|No space left",
-        lambda: _holds("/proc/sys/user/max_user_namespaces", "0"),
-        "Allow user namespaces: sysctl -w user.max_user_namespaces=15000",
-    ),
-    _Mend(r"mount proc|uid map|RTM_NEWADDR|" + _NAMESPACES, _is_container, _FLAGS),
-    _Mend(r"mount proc|" + _NAMESPACES, _always, "In a container: " + _FLAGS[0].lower() + _FLAGS[1:]),
-)
+
+
+def _mends() -> Sequence[_Mend]:
+    """The first that fits is told."""
+    return (
+        _Mend(r"bubblewrap \(bwrap\) is not installed", _always, "{install}"),
+        _Mend(r"Unknown option", _always, "bubblewrap is too old; 0.8 or newer is needed: {install}"),
+        _Mend(r"uid map|RTM_NEWADDR|" + _NAMESPACES, _apparmor_refuses, _UBUNTU),
+        _Mend(
+            r"RTM_NEWADDR",
+            lambda: os.geteuid() == 0,
+            "Start the container with --cap-add NET_ADMIN too, or run the server as an ordinary user.",
+        ),
+        _Mend(
+            _NAMESPACES,
+            lambda: _holds("/proc/sys/kernel/unprivileged_userns_clone", "0"),
+            "Allow ordinary users their own namespaces: sysctl -w kernel.unprivileged_userns_clone=1",
+        ),
+        _Mend(
+            _NAMESPACES + "|No space left",
+            lambda: _holds("/proc/sys/user/max_user_namespaces", "0"),
+            "Allow user namespaces: sysctl -w user.max_user_namespaces=15000",
+        ),
+        _Mend(r"mount proc|uid map|RTM_NEWADDR|" + _NAMESPACES, _is_container, _FLAGS),
+        _Mend(r"mount proc|" + _NAMESPACES, _always, "In a container: " + _FLAGS[0].lower() + _FLAGS[1:]),
+    )
 
 
 def mend_for(said: str) -> str:
     """What to do about what the launcher said."""
-    for pattern, holds, mend in _MENDS:
+    for pattern, holds, mend in _mends():
         if re.search(pattern, said) and holds():
             return mend.format(install=_install()) if "{install}" in mend else mend
     return "See what the launcher said, and docs/how-to about the code interpreter's isolation."
