@@ -9,7 +9,6 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.capabilities import missing
 from tests.support.process import PATIENCE_S, Program, run, serving
 from tests.support.sandbox import PLACE
 from threadkeep.sandbox.environment import Environment
@@ -34,14 +33,6 @@ def heard(server: Program, text: str) -> None:
     while text not in server.output:
         assert time.monotonic() < deadline, server.output
         time.sleep(0.02)
-
-
-@pytest.fixture
-def isolation(sandbox_environment: Environment, bubblewrap: str, tmp_path: Path) -> None:
-    """For tests of what is said where code can be isolated."""
-    told = run("sandbox", "status", *THERE, folder=tmp_path)
-    if told.status != 0:
-        missing(f"isolation for code ({told.output.strip()})", fix="see docs/how-to/code-interpreter.md")
 
 
 @pytest.mark.usefixtures("isolation")

@@ -30,6 +30,9 @@ OTHERS = {
     "--no-deps",  # pip wheel
     "--fix",  # ruff check
     "--require-hashes",  # pip install
+    "--security-opt",  # docker run
+    "--cap-add",
+    "--init",
 }
 TEST_FLAGS = {"--strict", "--system"}
 LOCK_FLAGS = {"--upgrade"}

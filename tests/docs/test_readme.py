@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.process import serving
+from tests.support.sandbox import PLACE
 from threadkeep.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,8 +29,9 @@ def blocks(language: str, *pages: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server as `./run` starts it: no model server, no keys."""
-    with serving(folder=tmp_path_factory.mktemp("readme")) as program:
+    """A server as `./run` starts it: no model server, no keys, the environment for code beside it."""
+    place = ("--sandbox-environment", str(PLACE))
+    with serving(*place, folder=tmp_path_factory.mktemp("readme")) as program:
         yield program.url
 
 
@@ -73,7 +75,11 @@ def test_the_readmes_snippet_prints_words_as_they_come(url: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks("python", page)], ids=lambda page: page.name)
-def test_every_python_block_of_the_pages_runs(page: Path, url: str, tmp_path: Path) -> None:
+def test_every_python_block_of_the_pages_runs(
+    page: Path, url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if page.name == "code-interpreter.md":
+        request.getfixturevalue("isolation")
     for block in blocks("python", page):
         assert output(block, url, tmp_path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.capabilities import missing
+from tests.support.process import run
 from threadkeep.sandbox.environment import Environment, read_environment
 
 PLACE = Path(os.environ.get("THREADKEEP_SANDBOX_ENVIRONMENT") or Path(__file__).resolve().parents[2] / ".sandbox")
@@ -28,3 +29,11 @@ def bubblewrap() -> str:
     if program is None:
         missing("bubblewrap", fix="apt-get install bubblewrap (as root), or ./test --system")
     return program
+
+
+@pytest.fixture(scope="session")
+def isolation(sandbox_environment: Environment, bubblewrap: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """For tests of what happens where code can be isolated: the self-test passes here."""
+    told = run("sandbox", "status", "--sandbox-environment", str(PLACE), folder=tmp_path_factory.mktemp("isolation"))
+    if told.status != 0:
+        missing(f"isolation for code ({told.output.strip()})", fix="see docs/how-to/code-interpreter.md")
