@@ -365,11 +365,14 @@ class Box:
             await asyncio.wait({gone}, timeout=10)
             loop.remove_reader(fd)
             os.close(fd)
-        # Else asyncio waits for the ends of pipes that nobody reads any more.
+        # asyncio's process has ended when its pipes have, and a pipe that is full and not read never does.
+        ending = [self._process.wait(), *(_drain(stream) for stream in (self._from, self._process.stderr))]
+        _, left = await asyncio.wait([asyncio.ensure_future(each) for each in ending], timeout=10)
+        for each in left:
+            each.cancel()
         transport: Any = getattr(self._process, "_transport", None)
         if transport is not None:
             transport.close()
-        await asyncio.wait({asyncio.ensure_future(self._process.wait())}, timeout=10)
 
     async def _listen(self) -> None:
         frames = 0
@@ -462,6 +465,12 @@ def _cause(status: int) -> str:
             return f"killed by {signal.Signals(number).name}"
         return f"killed by signal {number}"
     return f"exit code {os.WEXITSTATUS(status)}" if os.WIFEXITED(status) else "for no known reason"
+
+
+async def _drain(stream: asyncio.StreamReader | None) -> None:
+    with contextlib.suppress(OSError):
+        while stream is not None and await stream.read(256 * 1024):
+            pass
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -225,7 +225,9 @@ class Bubblewrap:
             if parent not in made:
                 arguments += ["--perms", "0755", "--dir", parent]
         arguments += ["--size", "4096", "--tmpfs", "/proc"] if "proc" in self._does_without else ["--proc", "/proc"]
-        arguments += ["--dev", "/dev", "--perms", "1777", "--size", scratch, "--tmpfs", "/dev/shm"]
+        # Mapped, /dev/zero is memory that nobody counts. /dev/full has the same zeros, and cannot be mapped.
+        arguments += ["--dev", "/dev", "--dev-bind", "/dev/full", "/dev/zero"]
+        arguments += ["--perms", "1777", "--size", scratch, "--tmpfs", "/dev/shm"]
         arguments += ["--remount-ro", "/dev"]
         if "proc" in self._does_without:
             arguments += ["--remount-ro", "/proc"]

@@ -28,6 +28,7 @@ import signal
 import stat
 import struct
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Generator, Iterator
@@ -61,8 +62,9 @@ ANSWER = 36  # JSON
 REFUSED = 37  # UTF-8, why; the box goes on
 PIECE = 38
 
-# --- from the executor
+# --- between the first process and the executor, beside EXECUTE, PICTURE and ENDED
 READY = 64
+SEEN = 65  # the picture has its place in the output: what is printed from now on comes after it
 
 PICTURES = {1: "image/png", 2: "image/jpeg"}
 
@@ -331,6 +333,10 @@ class Supervisor:
                     # What was printed before this was said is in the pipe: it goes first.
                     self._read_all_text(executor)
                     self._hear(each)
+                    if len(self._to_executor) > self._options.code_bytes + SMALL_BYTES:
+                        raise Broken("it does not listen")
+                    if each.kind == PICTURE:
+                        self._to_executor += frame(SEEN, each.number)
             except BlockingIOError:
                 pass
             except Broken:
@@ -713,19 +719,28 @@ class ExecutorsLine:
         self._said = said
         self._told = io.FileIO(told, "r")
         self._has = io.BufferedReader(self._told)
+        self._showing = threading.Lock()
 
     def ready(self) -> None:
         self._write(READY, 0, b"")
 
     def asked(self) -> tuple[int, str] | None:
+        while (told := self._read()) is not None:
+            if told.kind == EXECUTE:
+                return told.number, told.content.decode("utf-8", "replace")
+        return None
+
+    def picture(self, number: int, kind: int, content: bytes) -> None:
+        with self._showing:
+            self._write(PICTURE, number, bytes([kind]) + content)
+            self._read()
+
+    def _read(self) -> Frame | None:
         header = self._has.read(HEADER.size)
         if len(header) < HEADER.size:
             return None
-        _, number, length = HEADER.unpack(header)
-        return number, self._has.read(length).decode("utf-8", "replace")
-
-    def picture(self, number: int, kind: int, content: bytes) -> None:
-        self._write(PICTURE, number, bytes([kind]) + content)
+        kind, number, length = HEADER.unpack(header)
+        return Frame(kind, number, self._has.read(length))
 
     def ended(self, number: int, *, has_failed: bool) -> None:
         self._write(ENDED, number, b"error" if has_failed else b"ok")
