@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
+from openai._streaming import SSEDecoder
 from starlette.types import Message
 
 from threadkeep.api.event_stream import EventStream
@@ -180,11 +181,27 @@ async def test_a_silent_stream_is_kept_alive() -> None:
     events, client = EventLog(), Client()
 
     async with streaming(events, client, keep_alive_s=0.01):
-        await client.until(": keep-alive\n\n: keep-alive\n\n")
+        await client.until(": keep-alive\n: keep-alive\n")
         events.append([delta("one")])
         await client.until(frame(1, "one"))
 
-    assert client.text.replace(": keep-alive\n\n", "") == frame(1, "one")
+    assert client.text.replace(": keep-alive\n", "") == frame(1, "one")
+
+
+async def test_keeping_a_stream_alive_is_no_event_to_the_sdk() -> None:
+    events, client = EventLog(), Client()
+
+    async with streaming(events, client, keep_alive_s=0.01):
+        events.append([delta("one")])
+        await client.until(frame(1, "one") + ": keep-alive\n: keep-alive\n")
+        events.append([delta("two")])
+        await client.until(frame(2, "two"))
+
+    heard = SSEDecoder().iter_bytes(iter([client.text.encode()]))
+    assert [(event.id, event.event) for event in heard] == [
+        ("1", "thread.message.delta"),
+        ("2", "thread.message.delta"),
+    ]
 
 
 async def test_a_client_that_leaves_takes_its_reader_with_it_and_not_the_log() -> None:

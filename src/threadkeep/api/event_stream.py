@@ -26,7 +26,9 @@ HEADERS: Final = [
     # Proxies of the nginx kind would else collect the stream before they pass it on.
     (b"x-accel-buffering", b"no"),
 ]
-KEEP_ALIVE: Final = b": keep-alive\n\n"
+# Without an empty line behind it: to OpenAI's Python SDK that is an event without data once it has seen an `id:`, and
+# it fails to read it.
+KEEP_ALIVE: Final = b": keep-alive\n"
 DONE: Final = b"event: done\ndata: [DONE]\n\n"
 
 # What stands between the number of an event and its object.
