@@ -167,6 +167,7 @@ async def open_server(
                 keep_alive_s=settings.keep_alive_seconds,
             ),
             refuses_assistants_downloads=settings.assistants_downloads == "refuse",
+            on_thread_deleted=sandbox.end,
         )
         worker.start()
         # Whoever serves has drained by then; this is for a server that never came to serve.

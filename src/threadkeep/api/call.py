@@ -60,6 +60,9 @@ class Limits:
     keep_alive_s: float = 15.0
 
 
+async def _nothing(_project: str, _thread_id: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """The parts of the server that endpoints use; ``app`` puts them together."""
@@ -82,6 +85,9 @@ class Context:
     limits: Limits = Limits()
     # As OpenAI did: what was uploaded for assistants does not come back.
     refuses_assistants_downloads: bool = False
+
+    # Told of a thread that is no more, so that what this node holds for it goes too; with its project.
+    on_thread_deleted: Callable[[str, str], Awaitable[None]] = _nothing
 
 
 class Read(Protocol):

@@ -18,7 +18,7 @@ a line ``finish: length``                        ends with this finish reason: `
 a line ``refuse: I would rather not.``           answers with a refusal
 a line ``call get_weather {"city": "Oslo"}``     calls the function, if it is offered; without JSON it makes minimal
                                                  arguments from the function's schema. Hosted tools are called the
-                                                 same way (``call code_interpreter {"input": "print(1)"}``). Several
+                                                 same way (``call code_interpreter {"code": "print(1)"}``). Several
                                                  lines are parallel calls; with ``parallel_tool_calls: false`` they
                                                  come one after the other
 (after tool results)                             tells what every function answered
