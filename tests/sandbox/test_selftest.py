@@ -1,6 +1,9 @@
 """The self-test finds each defence that is taken away from a box, and knows what would bring back what is refused."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -155,3 +158,30 @@ def test_what_is_refused_has_a_mend(
     monkeypatch.setattr(selftest, "_apparmor_refuses", lambda: apparmor)
     monkeypatch.setattr(selftest, "_is_container", lambda: container)
     assert mend in mend_for(said)
+
+
+@pytest.mark.timeout(900)
+def test_all_of_this_holds_for_a_server_that_is_not_roots(bubblewrap: str, sandbox_environment: Environment) -> None:
+    del bubblewrap
+    if os.geteuid() != 0:
+        return  # it is what just ran
+    here = Path(__file__).resolve()
+    with tempfile.TemporaryDirectory(prefix="threadkeep-as-user-") as folder:
+        Path(folder).chmod(0o777)
+        done = subprocess.run(
+            [
+                *(sys.executable, str(here.with_name("as_user.py")), sys.executable, "-B", "-m", "pytest", "-q", "-x"),
+                *("-p", "no:cacheprovider", "-p", "no:xdist", "--noconftest", "-p", "tests.support.sandbox"),
+                *("--basetemp", f"{folder}/tests", str(here), str(here.with_name("test_sessions.py"))),
+            ],
+            cwd=here.parents[2],
+            env={
+                **os.environ,
+                "THREADKEEP_SANDBOX_ENVIRONMENT": str(sandbox_environment.folder.parent),
+                "HOME": "/tmp",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
