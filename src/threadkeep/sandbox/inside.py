@@ -176,6 +176,7 @@ class Call:
         self.pictures = 0
         self.why: str | None = None
         self.kill_at: float | None = None
+        self.is_interrupted = False
 
 
 class Put(NamedTuple):
@@ -359,9 +360,14 @@ class Supervisor:
             self._end_call("error" if said.content == b"error" else "ok")
 
     def _end_call(self, how: str, status: int = 0) -> None:
-        call, self._call = self._call, None
+        call = self._call
         if call is None:
             return
+        if call.is_interrupted and self._executor is not None:
+            # What it started goes too, and says its last words while they are still its own.
+            self._kill_others(self._executor.pid)
+            self._read_all_text(self._executor)
+        self._call = None
         self._send_text(call)
         end = {"how": how, "why": call.why, "status": status, "cut_bytes": call.cut_bytes}
         self._say(ENDED, call.number, end)
@@ -468,7 +474,17 @@ class Supervisor:
         self._to_executor += frame(EXECUTE, number, code)
         self._tell_executor()
 
+    def _kill_others(self, executor: int) -> None:
+        # Without /proc nobody knows them; they end with the box.
+        with contextlib.suppress(OSError):
+            for name in os.listdir("/proc"):
+                if name.isdigit() and int(name) not in (1, executor):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(int(name), signal.SIGKILL)
+
     def _interrupt(self) -> None:
+        if self._call is not None:
+            self._call.is_interrupted = True
         if self._executor is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._executor.pid, signal.SIGINT)
