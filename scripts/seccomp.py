@@ -46,6 +46,8 @@ NEVER: dict[str, tuple[int | None, int | None]] = {
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
+    # All programs of a machine share what there is of it (fs.aio-max-nr).
+    "io_setup": (206, 0),
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
@@ -113,14 +115,21 @@ NEWEST = 462
 SOCKET = {"socket": (41, 198), "socketpair": (53, 199)}
 CLONE = (56, 220)
 IOCTL = (16, 29)
+MMAP = (9, 222)
+SETSOCKOPT = (54, 208)
 AF_UNIX = 1
 # CLONE_NEWTIME is no flag of clone.
 CLONE_NEW = 0x02000000 | 0x00020000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 # TIOCSTI and TIOCLINUX type into a terminal.
 TYPING = (0x5412, 0x541C)
 
+# Shared memory without a file stays when it is no longer mapped, and then no limit and no look from outside counts it.
+MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
+# With larger buffers than the usual ones sockets hold more than is counted for each.
+SOL_SOCKET, SO_SNDBUF = 1, 7
+
 # struct seccomp_data
-NUMBER, ARCHITECTURE, ARGUMENT_0, ARGUMENT_1 = 0, 4, 16, 24
+NUMBER, ARCHITECTURE, ARGUMENT_0, ARGUMENT_1, ARGUMENT_2, ARGUMENT_3 = 0, 4, 16, 24, 32, 40
 
 # linux/bpf_common.h: BPF_LD|BPF_W|BPF_ABS, and BPF_JMP|BPF_K with JEQ, JGT, JGE, JSET; BPF_RET|BPF_K
 LOAD, EQUAL, GREATER, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
@@ -172,6 +181,18 @@ def program(architecture: str) -> bytes:
         instruction(EQUAL, TYPING[1], 0, 1),
         instruction(RETURN, EPERM),
         instruction(RETURN, ALLOW),
+        instruction(EQUAL, MMAP[column], 0, 5),
+        instruction(LOAD, ARGUMENT_3),
+        instruction(ANY_BIT, MAP_ANONYMOUS, 0, 2),
+        instruction(ANY_BIT, MAP_SHARED, 0, 1),
+        instruction(RETURN, EPERM),
+        instruction(RETURN, ALLOW),
+        instruction(EQUAL, SETSOCKOPT[column], 0, 5),
+        instruction(LOAD, ARGUMENT_1),
+        instruction(EQUAL, SOL_SOCKET, 0, 3),
+        instruction(LOAD, ARGUMENT_2),
+        instruction(EQUAL, SO_SNDBUF, 0, 1),
+        instruction(RETURN, EPERM),
         instruction(RETURN, ALLOW),
     ]
     return b"".join(lines)
