@@ -1,15 +1,13 @@
 """What becomes of a run whose node dies, is full, or stops: another goes on from what is stored."""
 
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
-from tests.support import process
 from tests.support.databases import Database
+from tests.support.nodes import LEASE_S, begun, node, successor
 from tests.support.objects import a_run, a_thread
 from tests.support.server import serving
 from tests.support.stories import (
@@ -18,7 +16,6 @@ from tests.support.stories import (
     ScriptedModel,
     ScriptedModels,
     Story,
-    Stream,
     call_ids,
     calls_of,
     names_of,
@@ -30,69 +27,6 @@ from threadkeep.settings import Settings
 from threadkeep.storage import Transaction
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
 from threadkeep.upstream.scripted import Call, Gate, Say, Usage
-
-LEASE_S = 2.0
-KEY = {"authorization": "Bearer any"}
-
-
-class Node:
-    """A server process, and a client of it."""
-
-    def __init__(self, program: process.Program) -> None:
-        self.program = program
-        self.http = httpx2.Client(base_url=f"{program.url}/v1", headers=KEY, timeout=120, trust_env=False)
-
-    def kill(self) -> None:
-        self.program.process.kill()
-        self.program.wait()
-
-    def until_ended(self, run_path: str, patience_s: float = 60) -> str:
-        """The run's status, once it has ended or waits for its client."""
-        deadline = time.monotonic() + patience_s
-        while (status := self.http.get(run_path).json()["status"]) in ("queued", "in_progress", "cancelling"):
-            assert time.monotonic() < deadline, f"the run stays {status}"
-            time.sleep(0.02)
-        return status
-
-
-@contextmanager
-def node(database: Database, models: ScriptedModels, *arguments: str) -> Generator[Node, None, None]:
-    folder = database.data_dir
-    where = ["--database-url", database.url] if database.url else []
-    # On PostgreSQL each process has a folder of its own for what is not in the database.
-    folder = folder / f"node-{time.monotonic_ns()}" if database.url else folder
-    folder.mkdir(exist_ok=True)
-    with process.started(
-        *("serve", "--port", "0", "--data-dir", str(folder), *where),
-        *("--upstream-url", models.url, "--lease-seconds", str(LEASE_S), *arguments),
-        folder=folder,
-    ) as program:
-        started = Node(program)
-        with started.http:
-            yield started
-
-
-@contextmanager
-def successor(database: Database, models: ScriptedModels, dying: Node) -> Generator[Node, None, None]:
-    """Whoever is there once ``dying`` was killed: on PostgreSQL a node beside it, on SQLite one in its place."""
-    if database.is_sqlite:
-        dying.kill()
-        with node(database, models) as other:
-            yield other
-    else:
-        with node(database, models) as other:
-            dying.kill()
-            yield other
-
-
-@contextmanager
-def begun(at: Node, model: ScriptedModel, **assistant: object) -> Generator[Stream, None, None]:
-    """A streamed run at a node."""
-    assistant_id = at.http.post("/assistants", json={"model": model.name, **assistant}).json()["id"]
-    thread = at.http.post("/threads", json={"messages": [{"role": "user", "content": "Hi"}]}).json()["id"]
-    body = {"assistant_id": assistant_id, "stream": True}
-    with at.http.stream("POST", f"/threads/{thread}/runs", json=body) as response:
-        yield Stream(response)
 
 
 @pytest.fixture
