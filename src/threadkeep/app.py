@@ -67,6 +67,11 @@ class Server(NamedTuple):
     installation: Installation
     app: ASGIApp
 
+    @property
+    def sandbox_state(self) -> State:
+        """Whether code can run; an installation that has only just begun is known."""
+        return Off(*self.installation.absence()) if self.installation.is_at_work else self.sandbox.state
+
     async def drain(self, grace_s: float) -> None:
         """Takes no new work, lets runs end within the grace period, hands the rest over, and lets their readers go."""
         log.info("draining", grace_s=grace_s)

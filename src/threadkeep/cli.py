@@ -143,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--quiet", action="store_true", help="say nothing if it is there already")
             # For the server, which installs in the background: see `Installation`.
             one.add_argument("--aside", action="store_true", help=argparse.SUPPRESS)
-        add_flags(one, SANDBOX if name == "install" else (*SANDBOX, "code_interpreter", "sandbox_tier"))
+        add_flags(one, SANDBOX if name == "install" else (*SANDBOX, "code_interpreter"))
     command("doctor", examine, "check settings, database, upstreams and machine, and say what to fix", every)
     command("settings", show_settings, None, ()).add_argument("--markdown", action="store_true", required=True)
     return whole
@@ -203,8 +203,9 @@ async def serve_on(listener: socket.socket, settings: Settings) -> None:
         if settings.code_interpreter == "on":
             await until_code_runs(server, settings)
         seen = await seen_models(server.upstreams)
-        say(screen(settings, address, seen, len(good) if keys else None, server.sandbox.state))
-        news.begin()
+        code = code_news(server.sandbox_state, settings)
+        say(screen(settings, address, seen, len(good) if keys else None, code))
+        news.begin(code)
         await serve_http(server, settings, listener, lambda: say(f"listening on {address}"))
 
 
@@ -307,8 +308,11 @@ hello = {{"messages": [{{"role": "user", "content": "Hello!"}}]}}; who = beta.as
 with beta.threads.create_and_run_stream(assistant_id=who.id, thread=hello) as run: print(*run.text_deltas, sep="")"""
 
 
-def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], keys: int | None, sandbox: State) -> str:
-    """What a person wants to know of a server that starts. ``keys``: how many are good; None: none was ever made."""
+def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], keys: int | None, code: str) -> str:
+    """What a person wants to know of a server that starts.
+
+    ``keys``: how many are good; None: none was ever made. ``code``: how it stands with the code interpreter.
+    """
     rows: list[tuple[str, str]] = [("address", f"{address}/v1")]
     if settings.database_url is None:
         rows.append(("data", f"{settings.data_dir / 'threadkeep.db'} (SQLite)"))
@@ -329,7 +333,7 @@ def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], k
             rows.append(("keys", f"{keys} good; see: threadkeep keys list"))
     rows.append(("on", "assistants, threads, messages, runs, streaming, function calling, files, uploads"))
     rows.append(("", "the first beta (v1), Azure's paths, chat completions passed on"))
-    rows.append(("code", code_news(sandbox, settings)))
+    rows.append(("code", code))
     rows.append(("off", "file search: comes with a later version"))
     snippet = SNIPPET.format(
         address=reachable(address), key="any" if keys is None else "YOUR-KEY", model=model_to_try(settings, seen)
@@ -349,7 +353,7 @@ def code_news(state: State, settings: Settings) -> str:
         case Ready(tier, environment):
             return f"on, isolated by {tier}, with {len(environment.packages)} packages"
         case Starting(reason):
-            return f"not yet: {reason}"
+            return f"not yet: {reason}; a line below will say how that ends"
         case Off(reason, mend):
             command = environment_command(settings)
             return f"off: {reason.rstrip('.')}. {mend.replace(COMMAND, command)}"
@@ -369,18 +373,22 @@ class CodeNews:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._is_shown = settings.code_interpreter == "on"
+        self._said = ""
         self._stage = ""
         self._told_at = 0.0
 
-    def begin(self) -> None:
-        """The screen was shown."""
+    def begin(self, said: str) -> None:
+        """The screen was shown, and said this."""
         self._is_shown = True
+        self._said = said
 
     def of_sandbox(self, state: State) -> None:
         from threadkeep.sandbox.sessions import Starting  # noqa: PLC0415
 
-        if self._is_shown and not isinstance(state, Starting):
-            say(f"{CODE}: {code_news(state, self._settings)}")
+        news = code_news(state, self._settings)
+        if self._is_shown and not isinstance(state, Starting) and news != self._said:
+            self._said = news
+            say(f"{CODE}: {news}")
 
     def of_installation(self, line: str) -> None:
         """Every stage, and of a long one a line now and then."""
@@ -394,6 +402,7 @@ async def until_code_runs(server: Server, settings: Settings) -> None:
     """Returns when code can run. Raises Failed when it cannot, as far as this start can bring it about."""
     from threadkeep.sandbox.sessions import LOOK_S, Off, Ready  # noqa: PLC0415
 
+    say(f"{CODE}: it must be on, so the start waits for its self-test")
     while not isinstance(state := server.sandbox.state, Ready):
         if isinstance(state, Off) and not server.installation.is_at_work:
             # What was installed only just is seen with the next look.

@@ -33,7 +33,6 @@ PREFIX = "THREADKEEP_"
 CONFIG_FILE = "threadkeep.toml"
 
 CodeInterpreter = Literal["auto", "on", "off"]
-SandboxTier = Literal["bubblewrap", "sandlock"]
 AssistantsDownloads = Literal["allow", "refuse"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "human", "json"]
@@ -192,7 +191,6 @@ DATABASE_URL = Kind("URL", _database_url)
 ORIGINS = Kind("ORIGINS", _origins)
 QUIRKS_NAME = Kind("NAME", _quirks)
 PACKAGES = Kind("PACKAGES", _packages)
-SANDBOX_TIER: Kind[SandboxTier] = one_of(("bubblewrap", "sandlock"))
 CODE_INTERPRETER: Kind[CodeInterpreter] = one_of(("auto", "on", "off"))
 ASSISTANTS_DOWNLOADS: Kind[AssistantsDownloads] = one_of(("allow", "refuse"))
 LOG_LEVEL: Kind[LogLevel] = one_of(("debug", "info", "warning", "error"))
@@ -399,13 +397,6 @@ class Settings:
         "on",
         group=CODE,
         default_shown="off; `./run`: on",
-    )
-    sandbox_tier: SandboxTier = setting(
-        SANDBOX_TIER,
-        "bubblewrap",
-        "What isolates code. sandlock is for containers that forbid namespaces, and isolates less.",
-        "sandlock",
-        group=CODE,
     )
     sandbox_pool: int | None = setting(
         whole_number("NUMBER", 0, 1000),
