@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -38,11 +38,17 @@ def run(*arguments: str, folder: Path, environment: Mapping[str, str] | None = N
 class Program:
     """A command that goes on until it is stopped. What it prints is collected as it comes."""
 
-    def __init__(self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
+    ) -> None:
         self._errors = folder / f"errors-{time.monotonic_ns()}.txt"
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "threadkeep", *arguments],
+                [*through, sys.executable, "-m", "threadkeep", *arguments],
                 cwd=folder,
                 env=_environment(folder, environment),
                 stdin=subprocess.DEVNULL,
@@ -111,10 +117,11 @@ class Program:
 
 @contextmanager
 def started(
-    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None, through: Sequence[str] = ()
 ) -> Generator[Program, None, None]:
-    """The command while the context lasts; whatever happens, it has ended afterwards."""
-    program = Program(*arguments, folder=folder, environment=environment)
+    """The command while the context lasts; whatever happens, it has ended afterwards. ``through``: a command that
+    becomes it, as another user perhaps."""
+    program = Program(*arguments, folder=folder, environment=environment, through=through)
     try:
         yield program
     finally:
@@ -125,12 +132,15 @@ def started(
 
 @contextmanager
 def serving(
-    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None, through: Sequence[str] = ()
 ) -> Generator[Program, None, None]:
     """A server on a free port with its data in ``folder / "data"``, ready to answer."""
     data = str(folder / "data")
     with started(
-        "serve", "--port", "0", "--data-dir", data, *arguments, folder=folder, environment=environment
+        *("serve", "--port", "0", "--data-dir", data, *arguments),
+        folder=folder,
+        environment=environment,
+        through=through,
     ) as program:
         assert program.url
         yield program
