@@ -696,6 +696,9 @@ def _be_executor(options: Options, text: int, said: int, told: int) -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
+    # As Python has it: a pipe that nobody reads and a file that is too large are errors, and end no process.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
     os.setsid()
     null = os.open("/dev/null", os.O_RDONLY)
     # Away from 0, 1 and 2 first, then in one row: everything above is closed, the line to the server before all.
@@ -704,8 +707,12 @@ def _be_executor(options: Options, text: int, said: int, told: int) -> None:
         os.dup2(fd, target, inheritable=target < 3)
     os.closerange(5, max(high) + 4096)
     libc_prctl(4, 1)  # PR_SET_DUMPABLE: else its own /proc/self is closed to it
+    # When the machine runs out of memory, code goes before anything else does.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+        score.write("1000")
     for name, most in (
-        ("RLIMIT_CORE", 0),
+        # Not 0: only this much keeps the kernel from giving a core to a program of the host's (core_pattern).
+        ("RLIMIT_CORE", 1),
         ("RLIMIT_DATA", options.memory_bytes // 4 * 3),
         ("RLIMIT_AS", options.memory_bytes * 2),
         ("RLIMIT_NPROC", options.processes),

@@ -159,7 +159,7 @@ def _resource_limits(limits: Limits) -> dict[str, int]:
         "RLIMIT_NPROC": limits.processes + 1,
         "RLIMIT_NOFILE": limits.open_files,
         "RLIMIT_FSIZE": limits.file_bytes,
-        "RLIMIT_CORE": 0,
+        "RLIMIT_CORE": 1,
         "RLIMIT_MEMLOCK": 1024 * 1024,
         "RLIMIT_MSGQUEUE": 0,
     }
