@@ -54,7 +54,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture
 def tier(bubblewrap: str, sandbox_environment: Environment) -> Bubblewrap:
-    return Bubblewrap(sandbox_environment, LIMITS, bwrap=bubblewrap)
+    return Bubblewrap(sandbox_environment, LIMITS, bwrap=bubblewrap, first_uid=200_000)
 
 
 @pytest.fixture
@@ -787,3 +787,17 @@ def test_all_of_this_holds_for_a_server_that_is_not_roots(bubblewrap: str, sandb
     )
     shutil.rmtree(f"/tmp/threadkeep-as-user-{os.getpid()}", ignore_errors=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+async def test_boxes_of_two_servers_are_two_users(sandbox_environment: Environment, bubblewrap: str) -> None:
+    # The kernel counts processes by user: a fork bomb in one server's box would keep another's from starting any.
+    uids: set[str] = set()
+    for _ in range(2):
+        box = await Bubblewrap(sandbox_environment, LIMITS, bwrap=bubblewrap).start(0, warm=False)
+        try:
+            uids.add((await run(box, "import os; os.getuid()")).text)
+        finally:
+            await box.close()
+
+    # A server that is not root has no other user than its own, which is 1000 in there.
+    assert len(uids) == (2 if os.geteuid() == 0 else 1)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -175,6 +175,7 @@ class Box:
             inside.REFUSED: inside.SMALL_BYTES,
             inside.PIECE: inside.PIECE_BYTES,
         }
+        self._closing: asyncio.Task[None] | None = None
         self._listening = asyncio.create_task(self._listen(), name="sandbox-box")
 
     @property
@@ -214,7 +215,7 @@ class Box:
                 self._stopping = "timeout"
                 await self._stop(call, self._limits.interrupt_s, self._limits.reset_s)
         except asyncio.CancelledError:
-            await _to_the_end(self._stop(call, 0.3, 0.5))
+            await _to_the_end(asyncio.create_task(self._stop(call, 0.3, 0.5)))
             raise
         except BoxFailed:
             pass
@@ -330,7 +331,9 @@ class Box:
     async def close(self) -> None:
         """Afterwards no process of the box is there."""
         self.kill("it was closed")
-        await _to_the_end(self._wait())
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._wait(), name="sandbox-close")
+        await _to_the_end(self._closing)
 
     def kill(self, why: str) -> None:
         """Ends the box at once; `close` still has to be awaited."""
@@ -473,9 +476,8 @@ async def _drain(stream: asyncio.StreamReader | None) -> None:
             pass
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def _to_the_end(task: asyncio.Task[None]) -> None:
     """Awaits work that a cancellation does not cut short; it is bounded by itself."""
-    task = asyncio.ensure_future(work)
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({task})

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,6 +38,8 @@ WARM_MODULES: Final = (
     "PIL.ImageShow",
 )
 
+# More boxes than one server ever has at once.
+_SLOTS: Final = 10_000
 # Until bwrap has made its namespaces; a busy machine.
 _SPAWN_S: Final = 10.0
 
@@ -70,12 +73,12 @@ class Bubblewrap:
         limits: Limits,
         *,
         bwrap: str | None = None,
-        first_uid: int = 200_000,
+        first_uid: int | None = None,
     ) -> None:
         self._environment = environment
         self._limits = limits
         self._bwrap = bwrap
-        self._first_uid = first_uid
+        self._first_uid = _any_uid() if first_uid is None else first_uid
         self._does_without: frozenset[Part] = frozenset()
 
     async def start(self, slot: int, *, warm: bool) -> Box:
@@ -276,6 +279,17 @@ class Bubblewrap:
                 yield str(home), str(target)
         for name in ("inside.py", "executor.py"):
             yield str(_HERE / name), f"/opt/threadkeep/{name}"
+
+
+def _any_uid() -> int:
+    """The first of a row of uids that nobody else on this machine is likely to have, for a server that is root: the
+    kernel counts the processes of a uid over all boxes of all servers.
+    """
+    # In a container only some uids exist.
+    ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    end = min(max(first + count for first, _, count in ranges), 2**31)
+    span = min(end // 4, 2**27)
+    return end - span + secrets.randbelow(max(1, span - _SLOTS))
 
 
 def _etc(uid: int) -> dict[str, str]:
