@@ -29,7 +29,10 @@ Every key begins with the project: two projects may hold the same id and never s
 Ids compare as bytes (collation C): they are made to sort by time that way.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
+from sqlalchemy.types import UserDefinedType
 
 from threadkeep.contract.run_status import ACTIVE
 
@@ -41,6 +44,16 @@ metadata = sa.MetaData(
         "ix": "%(table_name)s_%(column_0_N_name)s_idx",
     }
 )
+
+
+class HalfVector(UserDefinedType[str]):
+    """pgvector's `halfvec` of any number of dimensions."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_options: Any) -> str:
+        return "halfvec"
+
 
 _ID = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 # SQLite numbers rows by itself only where the type is spelt INTEGER.
@@ -169,13 +182,26 @@ passages = sa.Table(
 vectors = sa.Table(
     "vectors",
     metadata,
-    sa.Column("content", _ROW_ID, sa.ForeignKey("contents.number", ondelete="CASCADE"), primary_key=True),
+    sa.Column("content", _ROW_ID, primary_key=True),
     sa.Column("model", _ID, primary_key=True),
-    # Of the first passage; those of the next ones follow.
+    # Of the first passage; those of the next ones follow. All go when the first one does.
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("count", sa.Integer, nullable=False),
     # `count` vectors of length 1, in float16, one after the other.
     sa.Column("packed", sa.LargeBinary, nullable=False),
+    sa.ForeignKeyConstraint(["content", "position"], ["passages.content", "passages.position"], ondelete="CASCADE"),
+    sa.Index(None, "content", "position"),
+)
+
+# The same in PostgreSQL, in pgvector's type. No migration makes it: it is there when the extension is, which may be
+# later, or never. See `schema`.
+passage_vectors = sa.Table(
+    "passage_vectors",
+    sa.MetaData(),
+    sa.Column("content", sa.BigInteger, primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("model", _ID, primary_key=True),
+    sa.Column("embedding", HalfVector, nullable=False),
 )
 
 vector_stores = sa.Table(

@@ -9,10 +9,11 @@ down_revision = "0003"
 
 def upgrade() -> None:
     identifier = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+    double: sa.Double[float] = sa.Double()
     number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
     def belongs(table: str, column: str, to: str, ondelete: str | None = "CASCADE") -> sa.ForeignKeyConstraint:
-        parent = to.split(".")[0]
+        parent = to.split(".", maxsplit=1)[0]
         return sa.ForeignKeyConstraint([column], [to], name=f"{table}_{parent}_fkey", ondelete=ondelete)
 
     op.create_table(
@@ -48,8 +49,14 @@ def upgrade() -> None:
         sa.Column("count", sa.Integer(), nullable=False),
         sa.Column("packed", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("content", "model", "position", name="vectors_pkey"),
-        belongs("vectors", "content", "contents.number"),
+        sa.ForeignKeyConstraint(
+            ["content", "position"],
+            ["passages.content", "passages.position"],
+            name="vectors_passages_fkey",
+            ondelete="CASCADE",
+        ),
     )
+    op.create_index("vectors_content_position_idx", "vectors", ["content", "position"])
     op.create_table(
         "vector_stores",
         sa.Column("number", number, sa.Identity(), nullable=False),
@@ -99,7 +106,7 @@ def upgrade() -> None:
         sa.Column("file_id", identifier, nullable=False),
         sa.Column("key", identifier, nullable=False),
         sa.Column("kind", sa.SmallInteger(), nullable=False),
-        sa.Column("number", sa.Double(), nullable=False),
+        sa.Column("number", double, nullable=False),
         sa.Column("text", identifier, nullable=False),
         sa.PrimaryKeyConstraint("store", "file_id", "key", name="vector_store_attributes_pkey"),
         sa.ForeignKeyConstraint(
