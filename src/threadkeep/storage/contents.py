@@ -32,7 +32,7 @@ INSERT = Statement(
 )
 # Shared: `drop` waits for it, others that use the same content do not.
 FIND = Statement(
-    _content.where(_c.project_id == PROJECT, _c.key == text("key_")).with_for_update(read=True, key_share=True)
+    _content.where(_c.project_id == PROJECT, _c.key == text("key_")).with_for_update(read=True)
 )
 GET = Statement(_content.where(*_one))
 APPEND = Statement(

@@ -77,6 +77,7 @@ END = Statement(
     .where(*_one, _in_progress)
     .values(status=text("status"), object=text("json"), usage_bytes=number("usage_bytes"))
 )
+LEAVE = Statement(sa.update(vector_store_files).where(*_one).values(content=sa.null(), indexed=_zero))
 DELETE = Statement(sa.delete(vector_store_files).where(*_one))
 STORES_OF = Statement(
     sa.select(vector_stores.c.id)
@@ -237,6 +238,8 @@ class VectorStoreFiles:
         )
         if status != "completed":
             Passages(self._bound).remove(store_id, file_id)
+            # Nobody needs what was read of it so far.
+            self._bound.run(LEAVE, store=store_id, file=file_id)
         self._count(store_id, stored.batch_id, {"in_progress": -1, status: 1}, usage_bytes)
         return True
 
