@@ -26,6 +26,7 @@ MIGRATIONS = Path(__file__).parents[2] / "src/threadkeep/storage/migrations"
 
 # SQLite has another way to search than this index; Alembic does not look at `ddl_if`.
 @pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
+@pytest.mark.filterwarnings("ignore:Did not recognize type 'halfvec'")
 def test_migrations_lead_to_the_tables(database: Database) -> None:
     url = database.url
     if url is None:

@@ -131,15 +131,18 @@ ADD_POSTINGS = Upsert(
 
 
 def _postings_of(terms: sa.FromClause) -> sa.Select[*tuple[Any, ...]]:
-    # Block by block and word by word: each is one look into the tree.
+    # Block by block and word by word, each one look into the tree. As a subquery it can be nothing else: given a join,
+    # both databases read all postings of the block for the few that are wanted.
+    packed = (
+        sa.select(_postings.packed)
+        .where(_postings.store == _store, _postings.block == _blocks.block, _postings.term == terms.c.value)
+        .correlate(vector_store_blocks, terms)
+        .scalar_subquery()
+    )
     return (
-        sa.select(_postings.block, _postings.term, _postings.packed)
+        sa.select(_blocks.block, terms.c.value, packed)
         .select_from(vector_store_blocks)
         .join(terms, sa.true())
-        .join(
-            vector_store_postings,
-            sa.and_(_postings.store == _store, _postings.block == _blocks.block, _postings.term == terms.c.value),
-        )
         .where(_blocks.store == _store)
     )
 
@@ -400,7 +403,7 @@ class Index:
         self._places = {block: place for place, (block, _) in enumerate(blocks)}
         self._postings: dict[str, tuple[list[int], list[bytes]]] = {}
         for block, term, some in postings:
-            if (place := self._places.get(block)) is not None:
+            if some is not None and (place := self._places.get(block)) is not None:
                 places, blobs = self._postings.setdefault(term, ([], []))
                 places.append(place)
                 blobs.append(some)

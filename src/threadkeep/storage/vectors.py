@@ -81,7 +81,9 @@ LOAD = Statement(
 @lru_cache(maxsize=256)
 def nearest(shape: Shape | None) -> Statement:
     """PostgreSQL's search in one store, in the files that a filter of this shape lets through."""
-    product = sa.type_coerce(_p.embedding.op("<#>")(sa.cast(text("vector"), HalfVector)), sa.Double)
+    # As a subquery it is read once, not for every row.
+    asked = sa.select(sa.cast(text("vector"), HalfVector)).scalar_subquery()
+    product = sa.type_coerce(_p.embedding.op("<#>")(asked), sa.Double)
     select = (
         sa.select(_spans.first + _p.position - _spans.position, -product)
         .join(
