@@ -31,9 +31,7 @@ INSERT = Statement(
     .inline()
 )
 # Shared: `drop` waits for it, others that use the same content do not.
-FIND = Statement(
-    _content.where(_c.project_id == PROJECT, _c.key == text("key_")).with_for_update(read=True)
-)
+FIND = Statement(_content.where(_c.project_id == PROJECT, _c.key == text("key_")).with_for_update(read=True))
 GET = Statement(_content.where(*_one))
 APPEND = Statement(
     sa.update(contents)
