@@ -23,6 +23,9 @@ from threadkeep.logs import Log
 from threadkeep.runs.execution import KIND, Execution
 from threadkeep.runs.lifecycle import Runs
 from threadkeep.runs.outcomes import OutcomeExpiry
+from threadkeep.search.ingest import Ingestion
+from threadkeep.search.parse import Parsers
+from threadkeep.search.query import Search
 from threadkeep.settings import Settings
 from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_blobs, open_store
 from threadkeep.storage.outcomes import OUTCOME
@@ -51,15 +54,20 @@ class Server(NamedTuple):
     store: Store
     upstreams: Upstreams
     worker: Worker
+    # Of its own: no file ever takes the place of a run.
+    ingester: Worker
     runs: Runs
     contents: contents.Contents
     uploads: uploads.Uploads
+    ingestion: Ingestion
+    search: Search
     app: ASGIApp
 
     async def drain(self, grace_s: float) -> None:
         """Takes no new work, lets runs end within the grace period, hands the rest over, and lets their readers go."""
         log.info("draining", grace_s=grace_s)
-        await self.worker.drain(grace_s)
+        # What is ingested goes on elsewhere at once, at hardly any loss.
+        await asyncio.gather(self.worker.drain(grace_s), self.ingester.drain(0))
         await self.runs.close()
 
 
@@ -91,6 +99,14 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
             max_concurrent=settings.max_concurrent_runs,
             lease_s=settings.lease_seconds,
         )
+        parsers = Parsers(children=settings.max_concurrent_files)
+        parts.push_async_callback(parsers.close)
+        ingestion = Ingestion(store, bytes_of_files, parsers, lease_s=settings.lease_seconds)
+        ingester = Worker(
+            store, ingestion.handlers, max_concurrent=settings.max_concurrent_files, lease_s=settings.lease_seconds
+        )
+        ingestion.use(ingester)
+        search = Search(store)
         runs = Runs(store, worker, execution, run_expires_s=settings.run_expires_seconds)
         parts.push_async_callback(runs.close)
         context = api.Context(
@@ -98,6 +114,8 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
             runs=runs,
             contents=bytes_of_files,
             uploads=verbs_of_uploads,
+            ingestion=ingestion,
+            search=search,
             upstreams=upstreams,
             authenticate=api.Authenticator(store, open_project=DEFAULT_PROJECT_ID if takes_any_key else None),
             version=__version__,
@@ -115,9 +133,22 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
             refuses_assistants_downloads=settings.assistants_downloads == "refuse",
         )
         worker.start()
+        ingester.start()
         # Whoever serves has drained by then; this is for a server that never came to serve.
         parts.push_async_callback(worker.drain, 0)
-        yield Server(store, upstreams, worker, runs, bytes_of_files, verbs_of_uploads, api.build(context))
+        parts.push_async_callback(ingester.drain, 0)
+        yield Server(
+            store,
+            upstreams,
+            worker,
+            ingester,
+            runs,
+            bytes_of_files,
+            verbs_of_uploads,
+            ingestion,
+            search,
+            api.build(context),
+        )
 
 
 # --- HTTP
