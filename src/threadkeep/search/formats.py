@@ -19,10 +19,8 @@ _LIKE_THEIR_NAME: Final[tuple[Parser, ...]] = (
     "html",
     "json",
     "pdf",
-    "ppt",
     "pptx",
     "rtf",
-    "xls",
     "xlsx",
 )
 # First the contract's list, then what is text just the same. XML and YAML are text too: tags and keys are searched for.

@@ -81,13 +81,13 @@ class Parsers:
 
         `ParseFailed` may come after some of the text. What ``pieces`` raise is raised. Close it to stop early.
         """
-        with await asyncio.to_thread(self._open_spool) as spool:
+        with self._open_spool() as spool:
             await _spool(pieces, spool)
             async with self._turns:
-                child = await self._child()
+                child = await self._asked(spool.fileno(), parser)
                 is_sound = False
                 try:
-                    async with aclosing(child.read(spool.fileno(), parser)) as texts:
+                    async with aclosing(child.read()) as texts:
                         async for text in texts:
                             yield text
                     is_sound = not self._closed and not child.is_worn
@@ -111,17 +111,21 @@ class Parsers:
             log.error("spool_failed", error=error)
             raise ParseFailed("server_error", "The server has no room to read the file.") from error
 
-    async def _child(self) -> "_Child":
+    async def _asked(self, file: int, parser: Parser) -> "_Child":
+        """A child that has begun to read the file."""
         while self._idle:
             child = self._idle.pop()
-            if child.wake():
+            if child.ask(file, parser):
                 return child
             await child.end()
         try:
-            return await _Child.start(self._limits)
+            child = await _Child.start(self._limits)
         except OSError as error:
             log.error("parser_not_started", error=error)
             raise ParseFailed("server_error", "The server could not start to read the file.") from error
+        # If it is gone already, `read` says so.
+        child.ask(file, parser)
+        return child
 
     def _put_back(self, child: "_Child") -> None:
         self._idle.append(child)
@@ -188,15 +192,22 @@ class _Child:
         return self._files >= self._limits.files or self._memory_bytes > self._limits.worn_bytes
 
     def sleep(self, idle_s: float, retire: Callable[["_Child"], None]) -> None:
-        """Calls ``retire`` if it is not woken until then."""
+        """Calls ``retire`` if it is not asked for anything until then."""
         self._idle = asyncio.get_running_loop().call_later(idle_s, retire, self)
 
-    def wake(self) -> bool:
-        """Whether it is still there to be used."""
+    def ask(self, file: int, parser: Parser) -> bool:
+        """Whether it was there to be asked; ``read`` gives the answer."""
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        return self._process.returncode is None
+        self._files += 1
+        request = json.dumps({"parser": parser, "cpu_s": self._limits.cpu_s}).encode() + b"\n"
+        try:
+            # Never waits: nothing else is on its way to the child.
+            socket.send_fds(self._requests, [request], [file])
+        except OSError:
+            return False
+        return self._process.returncode is None and not self._frames.at_eof()
 
     def kill(self) -> None:
         if self._idle is not None:
@@ -210,6 +221,9 @@ class _Child:
         # To kill one that is about to end by itself can cost its exit code.
         if not await self._ends_by_itself():
             self.kill()
+            # What it said and nobody asked for keeps its pipe open, and asyncio waits for the pipe too.
+            while await self._frames.read(_MAX_FRAME_BYTES):
+                pass
         return await self._process.wait()
 
     async def _ends_by_itself(self) -> bool:
@@ -223,15 +237,8 @@ class _Child:
             return False
         return True
 
-    async def read(self, file: int, parser: Parser) -> AsyncGenerator[str, None]:
-        """The text of one file; `ParseFailed`, after which nothing more may be asked of this child."""
-        request = json.dumps({"parser": parser, "cpu_s": self._limits.cpu_s}).encode() + b"\n"
-        try:
-            # Never waits: nothing else is on its way to the child.
-            socket.send_fds(self._requests, [request], [file])
-        except OSError:
-            raise await self._failure() from None
-        self._files += 1
+    async def read(self) -> AsyncGenerator[str, None]:
+        """The text of the file that it was asked for; after `ParseFailed` nothing more may be asked of this child."""
         left_s = self._limits.wall_s
         left_bytes = self._limits.text_bytes
         clock = asyncio.get_running_loop().time

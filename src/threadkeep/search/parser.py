@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from email.message import MIMEPart
     from zipfile import ZipFile
 
+    from charset_normalizer import CharsetMatch
+
     from threadkeep.search.formats import Parser
 
 FRAME: Final = struct.Struct(">cI")
@@ -118,10 +120,19 @@ def answer(answers: int, parser: Parser, file: io.FileIO, cpu_s: float) -> None:
         # Its kind helps whoever has to find out; its text may quote the file.
         failure = f"The file is damaged, or is not what its extension says ({type(error).__name__})."
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        _write(answers, b"E", json.dumps({"memory_bytes": peak}).encode())
+        _write(answers, b"E", json.dumps({"memory_bytes": _peak_memory_bytes()}).encode())
         return
     _write(answers, b"F", json.dumps({"message": failure}).encode())
+
+
+def _peak_memory_bytes() -> int:
+    if sys.platform == "linux":
+        # Not from getrusage: that begins with what the server had when it started this process.
+        with open("/proc/self/status", "rb") as status:  # noqa: PTH123 - pathlib is not loaded here
+            for line in status:
+                if line.startswith(b"VmHWM"):
+                    return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 TOO_MUCH_MEMORY: Final = "Reading the file takes more memory than is allowed."
@@ -175,6 +186,7 @@ _LIKELY: Final[list[str]] = [
     *("cp1252", "gb18030", "cp932", "euc_jp", "iso2022_jp", "cp949", "big5", "cp1251", "koi8_r", "cp866"),
     *("cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874"),
 ]
+_WIDE: Final = frozenset(["gb18030", "cp932", "euc_jp", "cp949", "big5"])
 # Read as cp1252, text of Central Europe has these; text of Western Europe has not.
 _CENTRAL: Final = re.compile(r"[šžŠŽ]|(?<=[^\W\d_])[¹³¿º¾¼£ªþ](?=[^\W\d_])")
 
@@ -204,6 +216,8 @@ def _encoding_of(file: File) -> str:
         # A few are an accident.
         if nulls * 100 > len(head):
             raise Refused("The file is binary, not text.")
+    if b"\x1b$" in head and _decodes(head, "iso2022_jp"):
+        return "iso2022_jp"  # made of ASCII, and no text else has its escapes
     broken_at = _where_utf8_breaks(file)
     if broken_at is None:
         return "utf-8"
@@ -218,7 +232,7 @@ def _encoding_of(file: File) -> str:
 
 
 def _where_utf8_breaks(file: File) -> int | None:
-    """The first byte that is not UTF-8, in all of the file; one that was cut off at its end is no matter."""
+    """The first byte that is not UTF-8, in all of the file."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     file.seek(0)
     offset = 0
@@ -229,19 +243,20 @@ def _where_utf8_breaks(file: File) -> int | None:
         except UnicodeDecodeError as error:
             return max(offset - waiting + error.start, 0)
         offset += len(block)
-    return None
+    cut_off = len(decoder.getstate()[0])
+    return offset - cut_off if cut_off else None
 
 
 def _sample(file: File, offset: int) -> bytes:
-    """Whole lines around ``offset``, if they are not too long."""
+    """What tells encodings apart: lines around ``offset`` that are not all ASCII."""
     start = max(offset - _SAMPLE_BYTES // 4, 0)
     file.seek(start)
     sample = file.read(_SAMPLE_BYTES)
-    if start:
-        line = sample.find(b"\n", 0, offset - start)
-        sample = sample[line + 1 :]
-    end = sample.rfind(b"\n") if len(sample) > _SAMPLE_BYTES // 2 else -1
-    return sample[: end + 1] if end > len(sample) // 2 else sample
+    # Not from the middle of a character on, nor to the middle of one, if lines are not too long.
+    first = sample.find(b"\n", 0, offset - start) + 1 if start else 0
+    last = sample.rfind(b"\n", offset - start) + 1 if len(sample) == _SAMPLE_BYTES else 0
+    lines = sample[first : last or len(sample)].splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.isascii())
 
 
 def _declared(head: bytes) -> str | None:
@@ -270,7 +285,14 @@ def _guessed(sample: bytes) -> str:
     controls = len(re.findall(rb"[\x01-\x08\x0b\x0e-\x1a\x1c-\x1f]", sample))
     if controls * 20 > len(sample):
         raise Refused("The file is binary, not text.")
-    found = list(from_bytes(sample, cp_isolation=_LIKELY, enable_fallback=False))
+    found: list[CharsetMatch] = []
+    # A sample without lines ends anywhere, perhaps inside a character: then only a shorter one can be decoded.
+    for cut in range(4 if len(sample) > _SAMPLE_BYTES // 2 else 1):
+        alike = list(from_bytes(sample[: len(sample) - cut], cp_isolation=_LIKELY, enable_fallback=False))
+        found = found or alike
+        if any(one.encoding in _WIDE for one in alike):
+            found = alike
+            break
     if not found:
         return "cp1252"
     best = found[0]
@@ -475,6 +497,8 @@ def _office_text(file: File, kind: OfficeKind) -> Iterator[str]:
     except OfficeOxideError as error:
         if "encrypt" in str(error) or "password" in str(error):
             raise Refused(ENCRYPTED) from error
+        if "out of memory" in str(error):
+            raise Refused(TOO_MUCH_MEMORY) from error
         raise Refused(f"The file is damaged, or is not what its extension says ({kind}).") from error
 
 
