@@ -88,22 +88,25 @@ def nearest(shape: Shape | None) -> Statement:
     # As a subquery it is read once, not for every row.
     asked = sa.select(sa.cast(text("vector"), HalfVector)).scalar_subquery()
     product = sa.type_coerce(_p.embedding.op("<#>")(asked), sa.Double)
-    select = (
-        sa.select(_spans.first + _p.position - _spans.position, -product)
+    spans = sa.select(_spans.first, _spans.count, _spans.content, _spans.position).where(_spans.store == _store)
+    if shape is not None:
+        spans = spans.where(condition(shape, _store, _spans.file_id))
+    # By itself, and first: PostgreSQL can't guess how few files a filter lets through.
+    chosen = spans.cte("chosen").prefix_with("MATERIALIZED", dialect="postgresql").c
+    return Statement(
+        sa.select(chosen.first + _p.position - chosen.position, -product)
         .join(
             passage_vectors,
             sa.and_(
-                _p.content == _spans.content,
-                _p.position >= _spans.position,
-                _p.position < _spans.position + _spans.count,
+                _p.content == chosen.content,
+                _p.position >= chosen.position,
+                _p.position < chosen.position + chosen.count,
                 _p.model == _model,
             ),
         )
-        .where(_spans.store == _store)
+        .order_by(product)
+        .limit(number("limit"))
     )
-    if shape is not None:
-        select = select.where(condition(shape, _store, _spans.file_id))
-    return Statement(select.order_by(product).limit(number("limit")))
 
 
 class Piece(NamedTuple):
