@@ -13,9 +13,9 @@ reading the file. Work that is removed (a batch cancelled, a file detached) stop
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -52,6 +52,8 @@ _MAX_DEATHS: Final = 3
 # How long a file waits for its content before it looks by itself. It is woken: this is for what nobody thought of.
 _WAIT_S: Final = 300
 _AGAIN_S: Final = 2.0
+# How often whoever reads a content looks whether anybody still wants it.
+_LOOK_S: Final = 0.5
 # Embedding is tried for about a quarter of an hour, with pauses that double.
 _MAX_TRIES: Final = 10
 _LONGEST_PAUSE_S: Final = 300.0
@@ -61,7 +63,7 @@ _ALL: Final = 1_000_000
 
 _BROKE: Final = VectorStoreFileError(code="server_error", message="An internal error occurred.")
 _MISSING: Final = VectorStoreFileError(code="server_error", message="The content of the file is missing.")
-_EMPTY: Final = VectorStoreFileError(code="invalid_file", message="The file could not be parsed because it is empty.")
+_TEXTLESS: Final = VectorStoreFileError(code="invalid_file", message="The file contains no text.")
 
 
 class Held(Protocol):
@@ -380,19 +382,41 @@ class Ingestion:
             await self._fail_content(held, write, _BROKE)
         else:
             try:
-                if content.progress is None:
-                    await self._read_passages(held, write, content, waiting)
-                    content = await self._store.read(item.project, lambda tx: tx.contents.get(number))
-                if not content.passages:
-                    await self._fail_content(held, write, _EMPTY)
-                elif await self._embedded(held, write, content):
-                    await self._end_content(held, write)
+                await self._while_wanted(item.project, number, self._make_ready(held, write, content, waiting))
             except ParseFailed as failure:
                 await self._fail_content(held, write, VectorStoreFileError(code=failure.code, message=failure.message))
             except BlobMissing:
                 await self._fail_content(held, write, _MISSING)
             except _Unwanted:
                 await self._drop(held, write)
+
+    async def _make_ready(
+        self, held: Held, write: Fenced, content: Content, waiting: Sequence[tuple[str, str]]
+    ) -> None:
+        if content.progress is None:
+            await self._read_passages(held, write, content, waiting)
+            content = await self._store.read(held.lease.item.project, lambda tx: tx.contents.get(content.number))
+        if not content.passages:
+            await self._fail_content(held, write, _TEXTLESS)
+        elif await self._embedded(held, write, content):
+            await self._end_content(held, write)
+
+    async def _while_wanted(self, project: str, number: int, work: Coroutine[Any, Any, None]) -> None:
+        """Does ``work`` on a content; `_Unwanted` soon after nobody waits for it any more, however long that takes."""
+        task = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait((task,), timeout=_LOOK_S))[0]:
+                try:
+                    waiting = await self._store.read(project, lambda tx: tx.vector_store_files.waiting_for(number, 1))
+                except Unavailable:
+                    continue
+                if not waiting and not task.done():
+                    raise _Unwanted
+            await task
+        finally:
+            task.cancel()
+            # What it had begun to write may still be written: the content is gone then, or its lease.
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _read_passages(
         self, held: Held, write: Fenced, content: Content, waiting: Sequence[tuple[str, str]]

@@ -51,10 +51,10 @@ class Search:
         terms = await asyncio.to_thread(lambda: [query_terms(query) for query in queries])
 
         def find(tx: Transaction) -> list[Found]:
-            best: dict[tuple[int, int], Hit] = {}
+            best: dict[tuple[str, int], Hit] = {}
             for asked in terms:
                 for hit in tx.passages.search(store_ids, asked, filters, _CANDIDATES):
-                    place = hit.content, hit.position
+                    place = hit.file_id, hit.position
                     if place not in best or best[place].score < hit.score:
                         best[place] = hit
             hits = sorted(best.values(), key=lambda hit: -hit.score)[:max_num_results]

@@ -198,9 +198,10 @@ def cancel_batch(tx: Transaction, store_id: str, batch_id: str) -> VectorStoreFi
     batch_of(tx, store_id, batch_id)
     file_ids = tx.vector_store_files.in_progress(store_id, batch_id, limit=MAX_FILES)
     stopped = _stop(tx, [(store_id, file_id) for file_id in file_ids])
+    # Ahead of its files: once they have ended, so has the batch.
+    tx.vector_store_batches.cancel(store_id, batch_id)
     for file_id in file_ids:
         end(tx, store_id, file_id, "cancelled", loosened=stopped)
-    tx.vector_store_batches.cancel(store_id, batch_id)
     return tx.vector_store_batches.get(store_id, batch_id)
 
 
