@@ -27,6 +27,9 @@ from threadkeep.sandbox.bubblewrap import Bubblewrap
 from threadkeep.sandbox.environment import Environment, Installation
 from threadkeep.sandbox.selftest import Off, Tier
 from threadkeep.sandbox.sessions import Sessions, State, machine_bytes, room
+from threadkeep.search.ingest import Ingestion
+from threadkeep.search.parse import Parsers
+from threadkeep.search.query import Search
 from threadkeep.settings import Settings
 from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_blobs, open_store
 from threadkeep.storage.outcomes import OUTCOME
@@ -59,12 +62,16 @@ class Server(NamedTuple):
     store: Store
     upstreams: Upstreams
     worker: Worker
+    # Of its own: no file ever takes the place of a run.
+    ingester: Worker
     runs: Runs
     contents: contents.Contents
     uploads: uploads.Uploads
     sandbox: Sessions
     # Of the environment that code runs in; at work when it was missing and the settings say so.
     installation: Installation
+    ingestion: Ingestion
+    search: Search
     app: ASGIApp
 
     @property
@@ -75,7 +82,8 @@ class Server(NamedTuple):
     async def drain(self, grace_s: float) -> None:
         """Takes no new work, lets runs end within the grace period, hands the rest over, and lets their readers go."""
         log.info("draining", grace_s=grace_s)
-        await self.worker.drain(grace_s)
+        # What is ingested goes on elsewhere at once, at hardly any loss.
+        await asyncio.gather(self.worker.drain(grace_s), self.ingester.drain(0))
         await self.runs.close()
 
 
@@ -149,6 +157,14 @@ async def open_server(
             max_concurrent=settings.max_concurrent_runs,
             lease_s=settings.lease_seconds,
         )
+        parsers = Parsers(children=settings.max_concurrent_files)
+        parts.push_async_callback(parsers.close)
+        ingestion = Ingestion(store, bytes_of_files, parsers, lease_s=settings.lease_seconds)
+        ingester = Worker(
+            store, ingestion.handlers, max_concurrent=settings.max_concurrent_files, lease_s=settings.lease_seconds
+        )
+        ingestion.use(ingester)
+        search = Search(store)
         runs = Runs(store, worker, execution, run_expires_s=settings.run_expires_seconds)
         parts.push_async_callback(runs.close)
         context = api.Context(
@@ -156,6 +172,8 @@ async def open_server(
             runs=runs,
             contents=bytes_of_files,
             uploads=verbs_of_uploads,
+            ingestion=ingestion,
+            search=search,
             upstreams=upstreams,
             authenticate=api.Authenticator(store, open_project=DEFAULT_PROJECT_ID if takes_any_key else None),
             version=__version__,
@@ -175,10 +193,23 @@ async def open_server(
             on_thread_deleted=sandbox.end,
         )
         worker.start()
+        ingester.start()
         # Whoever serves has drained by then; this is for a server that never came to serve.
         parts.push_async_callback(worker.drain, 0)
+        parts.push_async_callback(ingester.drain, 0)
         yield Server(
-            store, upstreams, worker, runs, bytes_of_files, verbs_of_uploads, sandbox, installation, api.build(context)
+            store,
+            upstreams,
+            worker,
+            ingester,
+            runs,
+            bytes_of_files,
+            verbs_of_uploads,
+            sandbox,
+            installation,
+            ingestion,
+            search,
+            api.build(context),
         )
 
 

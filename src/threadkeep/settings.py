@@ -363,6 +363,13 @@ class Settings:
         "64",
         group="Runs",
     )
+    max_concurrent_files: int = setting(
+        whole_number("NUMBER", 1, 1_000),
+        2,
+        "How many files of vector stores this node reads and indexes at once, beside its runs.",
+        "4",
+        group="Runs",
+    )
     lease_seconds: float = setting(
         seconds(1, 3600), 10.0, "How long a silent node keeps its work before others take it over.", "10", group="Runs"
     )

@@ -24,7 +24,7 @@ EVERYTHING: dict[str, Any] = {
     "instructions": "Be kind.",
     "reasoning_effort": "low",
     "tools": [{"type": "code_interpreter"}, {"type": "file_search", "file_search": {"max_num_results": 5}}, WEATHER],
-    "tool_resources": {"code_interpreter": {"file_ids": ["file-abc"]}, "file_search": {"vector_store_ids": ["vs_abc"]}},
+    "tool_resources": {"code_interpreter": {"file_ids": ["file-abc"]}, "file_search": {"vector_store_ids": []}},
     "metadata": {"course": "maths"},
     "temperature": 0.2,
     "top_p": 0.9,
@@ -84,13 +84,32 @@ def test_create_refuses_fields_of_the_first_version(client: httpx2.Client) -> No
     assert error == invalid("Unknown parameter: 'file_ids'.", param="file_ids", code="unknown_parameter")
 
 
-def test_create_refuses_to_make_a_vector_store_on_the_way(client: httpx2.Client) -> None:
-    resources: dict[str, Any] = {"file_search": {"vector_stores": [{"file_ids": []}]}}
+def test_create_makes_a_vector_store_on_the_way(client: httpx2.Client) -> None:
+    resources: dict[str, Any] = {"file_search": {"vector_stores": [{"file_ids": [], "metadata": {"a": "b"}}]}}
 
-    error = refused(client.post("/assistants", json={"model": "offline", "tool_resources": resources}), 400)
+    assistant = create(client, tool_resources=resources)
 
-    assert error["param"] == "tool_resources.file_search.vector_stores"
-    assert "vector_stores" in error["message"]
+    [store_id] = assistant["tool_resources"]["file_search"]["vector_store_ids"]
+    store = client.get(f"/vector_stores/{store_id}").json()
+    assert (store["metadata"], store["expires_at"]) == ({"a": "b"}, None)
+
+
+def test_a_store_that_is_not_there_is_not_named(client: httpx2.Client) -> None:
+    resources = {"file_search": {"vector_store_ids": ["vs_none"]}}
+    unknown = invalid("No vector store found with id 'vs_none'.")
+
+    assert refused(client.post("/assistants", json={"model": "offline", "tool_resources": resources}), 404) == unknown
+    path = f"/assistants/{create(client)['id']}"
+    assert refused(client.post(path, json={"tool_resources": resources}), 404) == unknown
+
+
+def test_an_assistant_keeps_the_name_of_a_store_that_went(client: httpx2.Client) -> None:
+    store_id = client.post("/vector_stores", json={}).json()["id"]
+    resources = {"file_search": {"vector_store_ids": [store_id]}}
+    path = f"/assistants/{create(client, tool_resources=resources)['id']}"
+    client.delete(f"/vector_stores/{store_id}").raise_for_status()
+
+    assert client.post(path, json={"tool_resources": resources}).json()["tool_resources"] == resources
 
 
 def test_retrieve_answers_what_create_answered(client: httpx2.Client) -> None:
@@ -167,14 +186,19 @@ def test_modify_replaces_the_metadata_whole(client: httpx2.Client) -> None:
 
 
 def test_modify_of_one_tools_resources_leaves_the_others(client: httpx2.Client) -> None:
-    assistant = create(client, tool_resources=EVERYTHING["tool_resources"])
+    store_id = client.post("/vector_stores", json={}).json()["id"]
+    resources: dict[str, Any] = {
+        "code_interpreter": {"file_ids": ["file-abc"]},
+        "file_search": {"vector_store_ids": [store_id]},
+    }
+    assistant = create(client, tool_resources=resources)
 
-    resources: dict[str, Any] = {"code_interpreter": {"file_ids": []}, "file_search": {"vector_store_ids": None}}
+    resources = {"code_interpreter": {"file_ids": []}, "file_search": {"vector_store_ids": None}}
     modified = client.post(f"/assistants/{assistant['id']}", json={"tool_resources": resources}).json()
 
     assert modified["tool_resources"] == {
         "code_interpreter": {"file_ids": []},
-        "file_search": {"vector_store_ids": ["vs_abc"]},
+        "file_search": {"vector_store_ids": [store_id]},
     }
 
 

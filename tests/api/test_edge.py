@@ -166,6 +166,8 @@ def test_a_body_that_does_not_come_is_not_waited_for(server: RunningServer) -> N
         runs=server.parts.runs,
         contents=server.parts.contents,
         uploads=server.parts.uploads,
+        ingestion=server.parts.ingestion,
+        search=server.parts.search,
         upstreams=server.parts.upstreams,
         authenticate=_anybody,
         version="x",

@@ -43,6 +43,8 @@ async def test_a_part_that_fails_is_named_and_its_cause_is_the_logs(
         runs=server.parts.runs,
         contents=server.parts.contents,
         uploads=server.parts.uploads,
+        ingestion=server.parts.ingestion,
+        search=server.parts.search,
         upstreams=server.parts.upstreams,
         authenticate=api.Authenticator(server.parts.store),
         version="x",

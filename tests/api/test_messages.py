@@ -51,7 +51,7 @@ def test_create_keeps_parts_and_attachments(client: httpx2.Client, thread: str) 
             {"type": "image_file", "image_file": {"file_id": "file-a"}},
         ],
         attachments=[
-            {"file_id": "file-b", "tools": [{"type": "code_interpreter"}, {"type": "file_search"}]},
+            {"file_id": "file-b", "tools": [{"type": "code_interpreter"}]},
             {"file_id": "file-c"},
         ],
     )
@@ -62,7 +62,7 @@ def test_create_keeps_parts_and_attachments(client: httpx2.Client, thread: str) 
         {"type": "image_file", "image_file": {"file_id": "file-a", "detail": "auto"}},
     ]
     assert message["attachments"] == [
-        {"file_id": "file-b", "tools": [{"type": "code_interpreter"}, {"type": "file_search"}]},
+        {"file_id": "file-b", "tools": [{"type": "code_interpreter"}]},
         {"file_id": "file-c", "tools": []},
     ]
     assert client.get(f"{thread}/messages/{message['id']}").json() == message

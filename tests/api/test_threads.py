@@ -55,12 +55,12 @@ def test_create_names_the_path_of_what_it_refuses(client: httpx2.Client) -> None
 
 
 def test_create_that_is_refused_leaves_nothing(client: httpx2.Client) -> None:
-    resources: dict[str, Any] = {"file_search": {"vector_stores": [{}]}}
+    resources: dict[str, Any] = {"file_search": {"vector_stores": [{"file_ids": ["file-none"]}]}}
 
-    error = refused(client.post("/threads", json={"tool_resources": resources}), 400)
+    refused(client.post("/threads", json={"tool_resources": resources}), 404)
 
-    assert error["param"] == "tool_resources.file_search.vector_stores"
     assert ids(client.get("/threads")) == []
+    assert ids(client.get("/vector_stores")) == []
 
 
 def test_scalars_in_metadata_become_strings(client: httpx2.Client) -> None:

@@ -214,6 +214,47 @@ ONLY_UPSTREAM = {
 }
 
 
+def walk_vector_stores(walk: Walk, file_id: str) -> None:
+    made = walk.ask(
+        "createVectorStore",
+        name="Handbooks",
+        description="What is written down.",
+        file_ids=[file_id],
+        expires_after={"anchor": "last_active_at", "days": 1},
+        metadata={"a": True},
+    )
+    one = {"vector_store_id": made["id"]}
+    walk.refused("getVectorStore", 404, {"vector_store_id": "vs_none"})
+    walk.ask("listVectorStores", params={"limit": 1})
+    walk.ask("modifyVectorStore", one, name=None, expires_after=None, metadata=None)
+    file = {**one, "file_id": file_id}
+    until(walk, "getVectorStoreFile", file, "completed")
+    walk.ask("updateVectorStoreFileAttributes", file, attributes={"a": "b", "c": 1.5, "d": True})
+    walk.ask("listVectorStoreFiles", one, params={"filter": "completed"})
+    walk.ask("retrieveVectorStoreFileContent", file)
+    comparison = {"type": "eq", "key": "a", "value": "b"}
+    options = {"ranker": "none", "score_threshold": 0.0}
+    found = walk.ask("searchVectorStore", one, query=["Hello", "x"], filters=comparison, ranking_options=options)
+    assert found["data"]
+    walk.ask("deleteVectorStoreFile", file)
+    walk.refused("getVectorStoreFile", 404, file)
+    static = {"type": "static", "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 50}}
+    walk.ask("createVectorStoreFile", one, file_id=file_id, attributes=None, chunking_strategy=static)
+    batch = {**one, "batch_id": walk.ask("createVectorStoreFileBatch", one, file_ids=[file_id])["id"]}
+    walk.ask("listFilesInVectorStoreBatch", batch)
+    until(walk, "getVectorStoreFileBatch", batch, "completed")
+    walk.ask("cancelVectorStoreFileBatch", batch)
+    walk.ask("getVectorStore", one)
+    walk.ask("deleteVectorStore", one)
+
+
+def until(walk: Walk, operation_id: str, path: dict[str, str], status: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while (found := walk.ask(operation_id, path))["status"] != status:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
 def walk_upstream(walk: Walk) -> None:
     deployment = {"deployment": "offline"}
     walk.refused("createCompletion", 404, model="offline", prompt="x")
@@ -236,6 +277,7 @@ def walk_all(walk: Walk) -> None:
     assistant_id = walk_assistants(walk, file_id)
     walk_threads(walk, file_id)
     walk_runs(walk, assistant_id)
+    walk_vector_stores(walk, file_id)
     walk_models(walk)
     walk_upstream(walk)
 

@@ -243,10 +243,11 @@ def test_tool_resources_of_the_thread_are_shown_on_the_run(story: Story) -> None
 
 
 def test_tool_resources_of_the_assistant_are_shown_beside_them_each_once(story: Story) -> None:
+    store_id = story.post("/vector_stores", {})["id"]
     story.assistant(
         tool_resources={
             "code_interpreter": {"file_ids": ["file-b", "file-a"]},
-            "file_search": {"vector_store_ids": ["vs_a"]},
+            "file_search": {"vector_store_ids": [store_id]},
         }
     )
     thread = story.post("/threads", {"tool_resources": {"code_interpreter": {"file_ids": ["file-a", "file-c"]}}})
@@ -255,7 +256,7 @@ def test_tool_resources_of_the_assistant_are_shown_beside_them_each_once(story: 
 
     assert run["tool_resources"] == {
         "code_interpreter": {"file_ids": ["file-b", "file-a", "file-c"]},
-        "file_search": {"vector_store_ids": ["vs_a"]},
+        "file_search": {"vector_store_ids": [store_id]},
     }
 
 

@@ -147,6 +147,8 @@ def test_a_client_that_sends_too_slowly_is_not_waited_for(tenant: Tenant, limits
         runs=parts.runs,
         contents=parts.contents,
         uploads=parts.uploads,
+        ingestion=parts.ingestion,
+        search=parts.search,
         upstreams=parts.upstreams,
         authenticate=anybody,
         version="x",

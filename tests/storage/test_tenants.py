@@ -8,7 +8,18 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from tests.support.objects import a_file, a_message, a_run, a_step, a_thread, an_assistant, an_upload
+from tests.support.objects import (
+    a_batch,
+    a_file,
+    a_message,
+    a_run,
+    a_step,
+    a_store_file,
+    a_thread,
+    a_vector_store,
+    an_assistant,
+    an_upload,
+)
 from threadkeep.contract.assistants import Assistant
 from threadkeep.contract.errors import IllegalMove, NotFound
 from threadkeep.contract.files import File, ListFilesQuery
@@ -18,20 +29,36 @@ from threadkeep.contract.run_steps import RunStep
 from threadkeep.contract.runs import Run
 from threadkeep.contract.threads import Thread
 from threadkeep.contract.uploads import Upload
+from threadkeep.contract.vector_stores import (
+    Equals,
+    FileCounts,
+    ListVectorStoreFilesQuery,
+    VectorStore,
+    VectorStoreFile,
+    VectorStoreFileBatch,
+    VectorStoreFileError,
+)
 from threadkeep.storage import (
     Blob,
     Once,
     Transaction,
     assistants,
     code_files,
+    contents,
     files,
     messages,
     outcomes,
+    passages,
     run_steps,
     runs,
     threads,
     uploads,
+    vector_store_files,
+    vector_stores,
+    vectors,
 )
+from threadkeep.storage.contents import NewPassage
+from threadkeep.storage.filters import compiled
 from threadkeep.storage.paging import Listing
 from threadkeep.storage.statements import Statement
 from threadkeep.storage.tables import metadata
@@ -46,10 +73,34 @@ BOUND: dict[str, ModuleType] = {
     "messages": messages,
     "runs": runs,
     "steps": run_steps,
+    "contents": contents,
+    "passages": passages,
+    "vectors": vectors,
+    "vector_stores": vector_stores,
+    "vector_store_files": vector_store_files,
+    "vector_store_batches": vector_store_files,
 }
 # Tables that belong to no project's view, and the collections they have instead.
 UNBOUND = {"projects", "keys", "work"}
-PART_OF = {"thread_metadata": "threads", "run_steps": "steps", "upload_parts": "uploads"}
+PART_OF = {
+    "thread_metadata": "threads",
+    "run_steps": "steps",
+    "upload_parts": "uploads",
+    "vector_store_attributes": "vector_store_files",
+    "vector_store_spans": "passages",
+    "vector_store_blocks": "passages",
+    "vector_store_postings": "passages",
+}
+# Tables that name no project but the number of a store or a content, and what must stand in each of their statements.
+# A number is given out only by a statement that compares the project, or is asked for by one in the same statement.
+NUMBERED = {
+    "passages": "content",
+    "vectors": "content",
+    "vector_store_attributes": "store",
+    "vector_store_spans": "store",
+    "vector_store_blocks": "store",
+    "vector_store_postings": "store",
+}
 
 
 def statements_of(module: ModuleType) -> Iterator[tuple[str, Statement]]:
@@ -71,12 +122,28 @@ def test_every_table_has_its_collection() -> None:
     assert bound == set(BOUND), "name the collection in this file, so that its statements are watched"
 
 
+def built() -> Iterator[tuple[str, Statement]]:
+    """Statements that are made when they are first asked for."""
+    listing = threads.listing(2, True)
+    yield from (("listing up", listing.up), ("listing down", listing.down))
+    shape = compiled(Equals(key="user", value="ada")).shape
+    yield from (("spans_of", passages.spans_of(shape)), ("nearest", vectors.nearest(shape)))
+
+
+def is_numbered(sql: str) -> bool:
+    """Whether it speaks of no table but such as name no project."""
+    named = {table for table in metadata.tables if re.search(rf"\b(FROM|UPDATE|INTO) {table}\b", sql)}
+    return bool(named) and named <= set(NUMBERED)
+
+
 @pytest.mark.parametrize("collection", BOUND)
 def test_every_statement_names_the_project(collection: str) -> None:
     found = dict(statements_of(BOUND[collection]))
     assert found
-    built = threads.listing(2, True)
-    for name, statement in [*found.items(), ("listing", built.up), ("listing", built.down)]:
+    found.pop("IS_AVAILABLE", None)
+    for name, statement in [*found.items(), *built()]:
+        if is_numbered(statement.sqlite):
+            continue
         for sql in (statement.sqlite, statement.postgres):
             is_insert = sql.startswith("INSERT")
             assert ":project" in sql or "%(project)s" in sql, f"{name} does not mention the project"
@@ -85,14 +152,21 @@ def test_every_statement_names_the_project(collection: str) -> None:
 
 @pytest.mark.parametrize("collection", BOUND)
 def test_every_table_of_a_statement_is_compared_with_the_project(collection: str) -> None:
-    built = threads.listing(2, True)
-    for name, statement in [*statements_of(BOUND[collection]), ("listing", built.down)]:
+    for name, statement in [*statements_of(BOUND[collection]), *built()]:
         sql = statement.sqlite
         for table in metadata.tables:
-            if f"FROM {table}" in sql or f"UPDATE {table}" in sql:
-                assert f"{table}.project_id = :project" in sql, f"{name} reads {table} of all projects"
-            for alias in re.findall(rf"\b{table} AS (\w+)", sql):
-                assert f"{alias}.project_id = :project" in sql, f"{name} reads {table} of all projects"
+            for alias in {
+                *re.findall(rf"\b(?:FROM|UPDATE) ({table})\b(?! AS)", sql),
+                *re.findall(rf"\b{table} AS (\w+)", sql),
+            }:
+                column = NUMBERED.get(table, "project_id")
+                wanted = rf"{alias}\.{column} = (:project\b|:store_number|:content|\(SELECT)"
+                assert re.search(wanted, sql), f"{name} reads {table} of all projects"
+
+
+def test_a_number_is_given_out_by_the_project_alone() -> None:
+    for statement in (passages.NUMBER, passages.LOCK, vector_store_files.STORE_NUMBER, contents.FIND, contents.GET):
+        assert "project_id = :project" in statement.sqlite
 
 
 class Objects(NamedTuple):
@@ -103,10 +177,16 @@ class Objects(NamedTuple):
     message: Message
     run: Run
     step: RunStep
+    store: VectorStore
+    store_file: VectorStoreFile
+    batch: VectorStoreFileBatch
+    # The number of what the file holds, in the project whose these are.
+    content: int
 
 
 # What a stranger does with ids that it knows: every method of every collection.
 Attempt = Callable[[Transaction, Objects], Any]
+A_FAILURE = VectorStoreFileError(code="server_error", message="stolen")
 REFUSED: dict[str, Attempt] = {
     "assistants.get": lambda tx, o: tx.assistants.get(o.assistant.id),
     "assistants.lock": lambda tx, o: tx.assistants.lock(o.assistant.id),
@@ -126,6 +206,33 @@ REFUSED: dict[str, Attempt] = {
     "runs.replace": lambda tx, o: tx.runs.replace(replace(o.run, status="failed"), was=o.run.status),
     "steps.get": lambda tx, o: tx.steps.get(o.thread.id, o.run.id, o.step.id),
     "steps.replace": lambda tx, o: tx.steps.replace(replace(o.step, status="failed")),
+    "contents.get": lambda tx, o: tx.contents.get(o.content),
+    "contents.append": lambda tx, o: tx.contents.append(o.content, 1, [NewPassage("stolen", 0, 6, 1)], None),
+    "contents.finish": lambda tx, o: tx.contents.finish(o.content),
+    "contents.fail": lambda tx, o: tx.contents.fail(o.content, A_FAILURE),
+    "contents.restart": lambda tx, o: tx.contents.restart(o.content),
+    "passages.index": lambda tx, o: tx.passages.index(o.store.id, o.store_file.id, 1, [{"stolen": 1}]),
+    "passages.remove": lambda tx, o: tx.passages.remove(o.store.id, o.store_file.id),
+    "vectors.put": lambda tx, o: tx.vectors.put(o.content, "model", 0, [[0.0, 1.0]]),
+    "vector_stores.get": lambda tx, o: tx.vector_stores.get(o.store.id),
+    "vector_stores.lock": lambda tx, o: tx.vector_stores.lock(o.store.id),
+    "vector_stores.replace": lambda tx, o: tx.vector_stores.replace(replace(o.store, name="stolen")),
+    "vector_stores.touch": lambda tx, o: tx.vector_stores.touch(o.store.id, 1),
+    "vector_stores.model": lambda tx, o: tx.vector_stores.model(o.store.id),
+    "vector_stores.set_model": lambda tx, o: tx.vector_stores.set_model(o.store.id, None),
+    "vector_store_files.insert": lambda tx, o: tx.vector_store_files.insert(o.store.id, [a_store_file(o.store.id)]),
+    "vector_store_files.get": lambda tx, o: tx.vector_store_files.get(o.store.id, o.store_file.id),
+    "vector_store_files.set_attributes": lambda tx, o: tx.vector_store_files.set_attributes(
+        o.store.id, o.store_file.id, {"user": "stolen"}
+    ),
+    "vector_store_files.set_content": lambda tx, o: tx.vector_store_files.set_content(
+        o.store.id, o.store_file.id, o.content
+    ),
+    "vector_store_files.end": lambda tx, o: tx.vector_store_files.end(o.store.id, o.store_file.id, "cancelled"),
+    "vector_store_files.delete": lambda tx, o: tx.vector_store_files.delete(o.store.id, o.store_file.id),
+    "vector_store_batches.insert": lambda tx, o: tx.vector_store_batches.insert(a_batch(o.store.id)),
+    "vector_store_batches.get": lambda tx, o: tx.vector_store_batches.get(o.store.id, o.batch.id),
+    "vector_store_batches.cancel": lambda tx, o: tx.vector_store_batches.cancel(o.store.id, o.batch.id),
 }
 EMPTY: dict[str, Attempt] = {
     "assistants.find": lambda tx, o: tx.assistants.find(o.assistant.id),
@@ -158,13 +265,46 @@ EMPTY: dict[str, Attempt] = {
     "steps.list": lambda tx, o: tx.steps.list(o.thread.id, o.run.id, ListQuery()).data,
     "steps.all": lambda tx, o: tx.steps.all(o.run.id),
     "steps.last_id": lambda tx, o: tx.steps.last_id(o.run.id),
+    "contents.find": lambda tx, o: tx.contents.find(o.content),
+    "contents.passages": lambda tx, o: tx.contents.passages(o.content),
+    "contents.read": lambda tx, o: tx.contents.read([(o.content, 0)]),
+    "contents.unused": lambda tx, o: tx.contents.unused(),
+    # Nothing is to be done: there is no such content.
+    "contents.drop": lambda tx, o: not tx.contents.drop(o.content),
+    "passages.numbers": lambda tx, o: tx.passages.numbers(o.store.id),
+    "passages.alive": lambda tx, o: tx.passages.alive(o.store.id, None),
+    "passages.tidy": lambda tx, o: not tx.passages.tidy(o.store.id),
+    "passages.search": lambda tx, o: tx.passages.search([o.store.id], ["secret"], None, 10),
+    "vectors.covered": lambda tx, o: tx.vectors.covered(o.content, "model"),
+    "vectors.forget": lambda tx, o: tx.vectors.forget(o.content, "model"),
+    "vectors.search": lambda tx, o: tx.vectors.search([o.store.id], "model", [1.0, 0.0], None, 10),
+    "vector_stores.find": lambda tx, o: tx.vector_stores.find(o.store.id),
+    "vector_stores.list": lambda tx, o: tx.vector_stores.list(ListQuery()).data,
+    "vector_stores.count": lambda tx, o: tx.vector_stores.count(o.store.id, {"completed": 1}),
+    "vector_stores.delete": lambda tx, o: tx.vector_stores.delete(o.store.id),
+    # Nothing is left of what is not there.
+    "vector_stores.clear": lambda tx, o: not tx.vector_stores.clear(o.store.id),
+    "vector_store_files.find": lambda tx, o: tx.vector_store_files.find(o.store.id, o.store_file.id),
+    "vector_store_files.list": lambda tx, o: (
+        tx.vector_store_files.list(o.store.id, ListVectorStoreFilesQuery()).data
+        + tx.vector_store_files.list(o.store.id, ListVectorStoreFilesQuery(filter="in_progress"), o.batch.id).data
+    ),
+    "vector_store_files.stores_of": lambda tx, o: tx.vector_store_files.stores_of(o.store_file.id, 10),
+    "vector_store_files.in_progress": lambda tx, o: tx.vector_store_files.in_progress(o.store.id),
+    "vector_store_files.waiting_for": lambda tx, o: tx.vector_store_files.waiting_for(o.content),
+    "vector_store_batches.find": lambda tx, o: tx.vector_store_batches.find(o.store.id, o.batch.id),
 }
 # Writing the same ids into one's own project is nobody else's concern, see below.
-OWN = {f"{collection}.insert" for collection in BOUND if collection != "code_files"} | {
-    "uploads.insert_part",
-    "outcomes.keep",
-    "code_files.put",
-}
+OWN = (
+    {
+        f"{collection}.insert"
+        for collection in BOUND
+        if collection != "code_files" and not collection.startswith("vector_store_")
+    }
+    - {"contents.insert", "passages.insert", "vectors.insert"}
+) | {"uploads.insert_part", "outcomes.keep", "code_files.put", "contents.ensure"}
+# It asks the database, and `passages.hits` is given numbers by the two searches alone.
+OF_NOBODY = {"vectors.is_available", "passages.hits"}
 SEARCHES: dict[str, Attempt] = {
     "by metadata": lambda tx, o: tx.threads.list(ListQuery(), {"user": "ada"}, None).data,
     "by words": lambda tx, o: tx.threads.list(ListQuery(), {}, "secret").data,
@@ -174,7 +314,7 @@ SEARCHES: dict[str, Attempt] = {
 }
 
 
-def insert_all(tx: Transaction, objects: Objects) -> None:
+def insert_all(tx: Transaction, objects: Objects) -> Objects:
     tx.assistants.insert(objects.assistant)
     tx.files.insert(objects.file, [Blob("a", 5)])
     tx.outcomes.insert(Once("key", "request"))
@@ -185,6 +325,20 @@ def insert_all(tx: Transaction, objects: Objects) -> None:
     tx.runs.insert(objects.run)
     tx.messages.insert(objects.message)
     tx.steps.insert(objects.step)
+    tx.vector_stores.insert(objects.store)
+    tx.vector_store_batches.insert(objects.batch)
+    tx.vector_store_files.insert(objects.store.id, [objects.store_file], objects.batch.id)
+    content = tx.contents.ensure("key").number
+    tx.contents.append(content, 0, [NewPassage("secret", 0, 6, 1)], None)
+    tx.vector_store_files.set_content(objects.store.id, objects.store_file.id, content)
+    tx.vectors.put(content, "model", 0, [[1.0, 0.0]])
+    tx.passages.index(objects.store.id, objects.store_file.id, 0, [{"secret": 1}])
+    counts = FileCounts(in_progress=1, completed=0, failed=0, cancelled=0, total=1)
+    return objects._replace(
+        store=replace(objects.store, file_counts=counts, status="in_progress"),
+        batch=replace(objects.batch, file_counts=counts),
+        content=content,
+    )
 
 
 def read_all(tx: Transaction, objects: Objects) -> Objects:
@@ -196,6 +350,10 @@ def read_all(tx: Transaction, objects: Objects) -> Objects:
         tx.messages.get(objects.thread.id, objects.message.id),
         tx.runs.get(objects.thread.id, objects.run.id),
         tx.steps.get(objects.thread.id, objects.run.id, objects.step.id),
+        tx.vector_stores.get(objects.store.id),
+        tx.vector_store_files.get(objects.store.id, objects.store_file.id).file,
+        tx.vector_store_batches.get(objects.store.id, objects.batch.id),
+        tx.passages.search([objects.store.id], ["secret"], None, 1)[0].content,
     )
 
 
@@ -203,11 +361,21 @@ def read_all(tx: Transaction, objects: Objects) -> Objects:
 def objects(tx: Transaction) -> Objects:
     thread = a_thread(user="ada")
     run = a_run(thread.id)
+    store = a_vector_store()
     objects = Objects(
-        an_assistant(), a_file(), an_upload(), thread, a_message(thread.id, "secret", run_id=run.id), run, a_step(run)
+        an_assistant(),
+        a_file(),
+        an_upload(),
+        thread,
+        a_message(thread.id, "secret", run_id=run.id),
+        run,
+        a_step(run),
+        store,
+        a_store_file(store.id, attributes={"user": "ada"}),
+        a_batch(store.id),
+        0,
     )
-    insert_all(tx, objects)
-    return objects
+    return insert_all(tx, objects)
 
 
 @pytest.fixture
@@ -221,7 +389,7 @@ def test_every_method_is_attempted_below() -> None:
         kind: Any = getattr(Transaction, collection).fget.__annotations__["return"]
         names: list[str] = [name for name in dir(kind) if not name.startswith("_")]
         methods |= {f"{collection}.{name}" for name in names}
-    assert methods == set(REFUSED) | set(EMPTY) | OWN
+    assert methods == set(REFUSED) | set(EMPTY) | OWN | OF_NOBODY
 
 
 @pytest.mark.parametrize("attempt", REFUSED)

@@ -12,12 +12,13 @@ from threadkeep.contract.messages import Message, MessageStatus, Text, TextConte
 from threadkeep.contract.run_steps import MessageCreation, MessageCreationDetails, RunStep
 from threadkeep.contract.runs import Run
 from threadkeep.contract.threads import Thread
-from threadkeep.contract.tools import ToolResources, TruncationStrategy
+from threadkeep.contract.tools import StaticChunking, StaticChunkingStrategy, ToolResources, TruncationStrategy
 from threadkeep.contract.uploads import Upload
 from threadkeep.storage import Transaction
 from threadkeep.tools.toolbox import CallContext, Toolbox
 
 T = TypeVar("T")
+from threadkeep.contract.vector_stores import FileCounts, VectorStore, VectorStoreFile, VectorStoreFileBatch
 
 CREATED_AT = 1_700_000_000
 
@@ -163,3 +164,48 @@ def a_toolbox() -> Toolbox:
         raise AssertionError(f"nobody calls {change}")
 
     return Toolbox(CallContext("proj_default", a_run("thread_any"), write), [], {}, {})
+def a_vector_store(**changes: Any) -> VectorStore:
+    return replace(
+        VectorStore(
+            id=new_id("vs"),
+            created_at=CREATED_AT,
+            name="notes",
+            usage_bytes=0,
+            file_counts=FileCounts(in_progress=0, completed=0, failed=0, cancelled=0, total=0),
+            status="completed",
+            last_active_at=CREATED_AT,
+            metadata={},
+        ),
+        **changes,
+    )
+
+
+def a_store_file(store_id: str, **changes: Any) -> VectorStoreFile:
+    return replace(
+        VectorStoreFile(
+            id=new_id("file"),
+            usage_bytes=0,
+            created_at=CREATED_AT,
+            vector_store_id=store_id,
+            status="in_progress",
+            last_error=None,
+            chunking_strategy=StaticChunkingStrategy(
+                static=StaticChunking(max_chunk_size_tokens=800, chunk_overlap_tokens=400)
+            ),
+            attributes={},
+        ),
+        **changes,
+    )
+
+
+def a_batch(store_id: str, **changes: Any) -> VectorStoreFileBatch:
+    return replace(
+        VectorStoreFileBatch(
+            id=new_id("vsfb"),
+            created_at=CREATED_AT,
+            vector_store_id=store_id,
+            status="in_progress",
+            file_counts=FileCounts(in_progress=0, completed=0, failed=0, cancelled=0, total=0),
+        ),
+        **changes,
+    )

@@ -13,11 +13,12 @@ from pydantic import BaseModel, TypeAdapter
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
-    from openai.types import Model
+    from openai.types import Model, VectorStore, VectorStoreDeleted
     from openai.types.beta import Assistant, AssistantDeleted, AssistantStreamEvent, Thread, ThreadDeleted
     from openai.types.beta.threads import Message, MessageDeleted, MessageDeltaEvent, Run
     from openai.types.beta.threads.runs import RunStep, RunStepDeltaEvent
     from openai.types.shared import ErrorObject
+    from openai.types.vector_stores import VectorStoreFile, VectorStoreFileBatch, VectorStoreFileDeleted
 
 MODELS: dict[str, type[BaseModel]] = {
     "assistant": Assistant,
@@ -31,6 +32,11 @@ MODELS: dict[str, type[BaseModel]] = {
     "thread.run.step": RunStep,
     "thread.run.step.delta": RunStepDeltaEvent,
     "model": Model,
+    "vector_store": VectorStore,
+    "vector_store.deleted": VectorStoreDeleted,
+    "vector_store.file": VectorStoreFile,
+    "vector_store.file.deleted": VectorStoreFileDeleted,
+    "vector_store.files_batch": VectorStoreFileBatch,
 }
 
 # Fields that the SDK's models do not have, and why the server sends them all the same.

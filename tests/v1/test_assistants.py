@@ -77,9 +77,13 @@ def test_the_second_beta_sees_tool_resources_and_file_search(v1: httpx2.Client, 
 def test_an_assistant_of_the_second_beta_is_shown_without_what_is_new(v1: httpx2.Client, client: httpx2.Client) -> None:
     strict = {"type": "function", "function": {**FUNCTION["function"], "strict": True}}
     search = {"type": "file_search", "file_search": {"max_num_results": 3}}
+    store_id = client.post("/vector_stores", json={}).json()["id"]
     given: dict[str, Any] = {
         "tools": [search, strict],
-        "tool_resources": {"code_interpreter": {"file_ids": ["file-a"]}, "file_search": {"vector_store_ids": ["vs_a"]}},
+        "tool_resources": {
+            "code_interpreter": {"file_ids": ["file-a"]},
+            "file_search": {"vector_store_ids": [store_id]},
+        },
         "reasoning_effort": "low",
         "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}},
     }
@@ -104,9 +108,13 @@ def test_an_assistant_of_the_second_beta_is_shown_without_what_is_new(v1: httpx2
 
 
 def test_modify_leaves_what_the_first_beta_cannot_name(v1: httpx2.Client, client: httpx2.Client) -> None:
+    store_id = client.post("/vector_stores", json={}).json()["id"]
     given: dict[str, Any] = {
         "tools": [{"type": "file_search", "file_search": {"max_num_results": 3}}],
-        "tool_resources": {"code_interpreter": {"file_ids": ["file-a"]}, "file_search": {"vector_store_ids": ["vs_a"]}},
+        "tool_resources": {
+            "code_interpreter": {"file_ids": ["file-a"]},
+            "file_search": {"vector_store_ids": [store_id]},
+        },
     }
     before = client.post("/assistants", json={"model": "offline", **given}).json()
 
@@ -116,7 +124,8 @@ def test_modify_leaves_what_the_first_beta_cannot_name(v1: httpx2.Client, client
 
 
 def test_modify_replaces_the_files_and_the_tools(v1: httpx2.Client, client: httpx2.Client) -> None:
-    given = {"code_interpreter": {"file_ids": ["file-a"]}, "file_search": {"vector_store_ids": ["vs_a"]}}
+    store_id = client.post("/vector_stores", json={}).json()["id"]
+    given = {"code_interpreter": {"file_ids": ["file-a"]}, "file_search": {"vector_store_ids": [store_id]}}
     id_ = client.post("/assistants", json={"model": "offline", "tool_resources": given}).json()["id"]
 
     modified = v1.post(f"/assistants/{id_}", json={"file_ids": ["file-b", "file-c"], "tools": [RETRIEVAL]}).json()
@@ -125,7 +134,7 @@ def test_modify_replaces_the_files_and_the_tools(v1: httpx2.Client, client: http
     assert modified["tools"] == [RETRIEVAL]
     assert client.get(f"/assistants/{id_}").json()["tool_resources"] == {
         "code_interpreter": {"file_ids": ["file-b", "file-c"]},
-        "file_search": {"vector_store_ids": ["vs_a"]},
+        "file_search": {"vector_store_ids": [store_id]},
     }
     assert v1.post(f"/assistants/{id_}", json={"file_ids": []}).json()["file_ids"] == []
 

@@ -111,7 +111,7 @@ def test_a_message_of_the_second_beta_is_shown_in_the_words_of_the_first(
         "attachments": [
             {"file_id": "file-b", "tools": [{"type": "code_interpreter"}]},
             {"file_id": "file-c"},
-            {"file_id": "file-b", "tools": [{"type": "file_search"}]},
+            {"file_id": "file-b", "tools": [{"type": "code_interpreter"}]},
         ],
     }
     id_ = client.post(f"{thread}/messages", json=body).json()["id"]

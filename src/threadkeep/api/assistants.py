@@ -24,23 +24,23 @@ RESPONSE_FORMAT = "auto"
 
 async def create_assistant(call: Call) -> Assistant:
     request = await call.body(CreateAssistantRequest)
-    assistant = Assistant(
-        id=new_id("asst"),
-        created_at=created_at(),
-        name=request.name,
-        description=request.description,
-        model=request.model,
-        instructions=request.instructions,
-        tools=request.tools or [],
-        tool_resources=resources.created(request.tool_resources),
-        metadata=request.metadata or {},
-        temperature=TEMPERATURE if request.temperature is None else request.temperature,
-        top_p=TOP_P if request.top_p is None else request.top_p,
-        response_format=RESPONSE_FORMAT if request.response_format is None else request.response_format,
-        reasoning_effort=UNSET if request.reasoning_effort is None else request.reasoning_effort,
-    )
 
     def create(tx: Transaction) -> Assistant:
+        assistant = Assistant(
+            id=new_id("asst"),
+            created_at=created_at(),
+            name=request.name,
+            description=request.description,
+            model=request.model,
+            instructions=request.instructions,
+            tools=request.tools or [],
+            tool_resources=resources.created(tx, request.tool_resources, tools=request.tools or []),
+            metadata=request.metadata or {},
+            temperature=TEMPERATURE if request.temperature is None else request.temperature,
+            top_p=TOP_P if request.top_p is None else request.top_p,
+            response_format=RESPONSE_FORMAT if request.response_format is None else request.response_format,
+            reasoning_effort=UNSET if request.reasoning_effort is None else request.reasoning_effort,
+        )
         tx.assistants.insert(assistant)
         return assistant
 
@@ -66,7 +66,7 @@ async def modify_assistant(call: Call) -> Assistant:
         )
 
     def modify(tx: Transaction) -> Assistant:
-        assistant = modified(tx.assistants.lock(assistant_id), request)
+        assistant = modified(tx, tx.assistants.lock(assistant_id), request)
         tx.assistants.replace(assistant)
         return assistant
 
@@ -80,16 +80,17 @@ async def delete_assistant(call: Call) -> Deleted:
     return Deleted(id=assistant_id, object="assistant.deleted")
 
 
-def modified(assistant: Assistant, request: ModifyAssistantRequest) -> Assistant:
+def modified(tx: Transaction, assistant: Assistant, request: ModifyAssistantRequest) -> Assistant:
     """``assistant`` with what the request names: a value replaces, null resets, absence leaves."""
+    tools = _given(request.tools, assistant.tools) or []
     return msgspec.structs.replace(
         assistant,
         model=_given(request.model, assistant.model) or assistant.model,
         name=_given(request.name, assistant.name),
         description=_given(request.description, assistant.description),
         instructions=_given(request.instructions, assistant.instructions),
-        tools=_given(request.tools, assistant.tools) or [],
-        tool_resources=resources.modified(assistant.tool_resources, request.tool_resources),
+        tools=tools,
+        tool_resources=resources.modified(tx, assistant.tool_resources, request.tool_resources, tools=tools),
         metadata=_given(request.metadata, assistant.metadata) or {},
         temperature=TEMPERATURE if request.temperature is None else _given(request.temperature, assistant.temperature),
         top_p=TOP_P if request.top_p is None else _given(request.top_p, assistant.top_p),

@@ -3,7 +3,7 @@
 A request is read as the first beta had it and upgraded to the second's; what is answered or streamed is downgraded.
 Between the two everything is version 2:
 
-    file_ids of an assistant  ⇄  tool_resources.code_interpreter.file_ids
+    file_ids of an assistant  ⇄  tool_resources.code_interpreter.file_ids, and a vector store if it has "retrieval"
     file_ids of a message     ⇄  attachments, for both hosted tools
     file_ids of a run         ←  tool_resources.code_interpreter.file_ids
     tool and call "retrieval" ⇄  "file_search"
@@ -229,7 +229,7 @@ class CreateThreadAndRunV1(RunOverridesV1):
 
 
 def _upgraded_create_assistant(given: CreateAssistantV1) -> assistants.CreateAssistantRequest:
-    code = tools.ModifyCodeInterpreterResources(file_ids=given.file_ids)
+    code = tools.SharedFileResources(file_ids=given.file_ids)
     return _made(
         assistants.CreateAssistantRequest,
         given,
@@ -244,19 +244,26 @@ def _upgraded_modify_assistant(given: ModifyAssistantV1) -> assistants.ModifyAss
         assistants.ModifyAssistantRequest,
         given,
         tools=_upgraded_tools(given.tools),
-        tool_resources=UNSET if given.file_ids is UNSET or given.file_ids is None else _only_files(given.file_ids),
+        tool_resources=_upgraded_resources(given),
         response_format=_upgraded_format(given.response_format),
     )
 
 
-def _only_files(file_ids: list[str]) -> tools.ModifyToolResources:
-    """Leaves the vector stores that an assistant may have been given through the second beta."""
-    return tools.ModifyToolResources(code_interpreter=tools.ModifyCodeInterpreterResources(file_ids=file_ids))
+def _upgraded_resources(given: ModifyAssistantV1) -> tools.ModifyToolResources | UnsetType:
+    """The tools decide too what becomes of the files."""
+    if given.file_ids is UNSET and given.tools is UNSET:
+        return UNSET
+    return _only_files(None if given.file_ids is UNSET else given.file_ids)
+
+
+def _only_files(file_ids: list[str] | None) -> tools.ModifyToolResources:
+    """The assistant has these files, for all its tools; None: those that it has."""
+    return tools.ModifyToolResources(code_interpreter=tools.SharedFileResources(file_ids=file_ids))
 
 
 def _upgraded_message(given: CreateMessageV1) -> messages.CreateMessageRequest:
     both: list[tools.AttachmentTool] = [tools.CodeInterpreterTool(), tools.FileSearchToolTypeOnly()]
-    attachments = [messages.Attachment(file_id=file_id, tools=both) for file_id in given.file_ids or ()]
+    attachments = [messages.SharedAttachment(file_id=file_id, tools=both) for file_id in given.file_ids or ()]
     return _made(messages.CreateMessageRequest, given, attachments=attachments or None)
 
 
@@ -792,7 +799,7 @@ async def _message(call: Call) -> Message:
 
 
 def _keep(tx: Transaction, assistant: Assistant, file_ids: list[str]) -> None:
-    kept = resources.modified(assistant.tool_resources, _only_files(file_ids))
+    kept = resources.modified(tx, assistant.tool_resources, _only_files(file_ids), tools=assistant.tools)
     tx.assistants.replace(msgspec.structs.replace(assistant, tool_resources=kept))
 
 

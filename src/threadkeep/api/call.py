@@ -20,6 +20,8 @@ from threadkeep.contract.wire import Object
 from threadkeep.files.contents import Contents
 from threadkeep.files.uploads import Uploads
 from threadkeep.runs.lifecycle import Runs
+from threadkeep.search.ingest import Ingestion
+from threadkeep.search.query import Search
 from threadkeep.storage.outcomes import Once, do_once
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.upstream.upstreams import Upstreams
@@ -71,6 +73,8 @@ class Context:
     runs: Runs
     contents: Contents
     uploads: Uploads
+    ingestion: Ingestion
+    search: Search
     upstreams: Upstreams
     # The project that a presented key (None: none was presented) belongs to, or `Unauthenticated`; the second argument
     # is the `Host` that the client asked for.

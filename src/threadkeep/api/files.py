@@ -15,10 +15,13 @@ from threadkeep.contract.models import Deleted
 from threadkeep.contract.paging import Page
 from threadkeep.contract.reading import check_id, read_json
 from threadkeep.files.files import create_file, delete_file
+from threadkeep.search import stores
 from threadkeep.storage.store import Transaction
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MEMBER: Final = re.compile(r"(\w{1,100})\[(\w{1,100})\]")
+# How many stores a file is taken out of before its deletion is answered.
+_AT_ONCE: Final = 20
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -49,7 +52,14 @@ async def retrieve_file(call: Call) -> File:
 
 async def delete_file_(call: Call) -> Deleted:
     file_id = _file_id(call)
-    await call.write(lambda tx: delete_file(tx, file_id))
+
+    def delete(tx: Transaction) -> None:
+        delete_file(tx, file_id)
+        # Few have it, as a rule: then nobody sees it there any more. The rest is due work.
+        stores.forget(tx, file_id, most=_AT_ONCE)
+
+    await call.write(delete)
+    call.context.ingestion.wake()
     return Deleted(id=file_id, object="file")
 
 

@@ -83,6 +83,22 @@ EXAMPLES: Final[dict[str, Schema]] = {
     },
     "CreateAssistantFileRequest": {"file_id": "file-…"},
     "CompleteUploadRequest": {"part_ids": ["part_…", "part_…"]},
+    "CreateVectorStoreRequest": {
+        "name": "Handbooks",
+        "file_ids": ["file-…"],
+        "expires_after": {"anchor": "last_active_at", "days": 30},
+    },
+    "UpdateVectorStoreRequest": {"name": "Handbooks of 2026"},
+    "VectorStoreSearchRequest": {
+        "query": "How many days of leave are there?",
+        "max_num_results": 5,
+        "filters": {"type": "eq", "key": "country", "value": "Norway"},
+    },
+    "CreateVectorStoreFileRequest": {"file_id": "file-…", "attributes": {"country": "Norway", "year": 2026}},
+    "UpdateVectorStoreFileAttributesRequest": {"attributes": {"country": "Norway", "year": 2027}},
+    "CreateVectorStoreFileBatchRequest": {
+        "files": [{"file_id": "file-…", "attributes": {"country": "Norway"}}, {"file_id": "file-…"}]
+    },
 }
 # The same, of what is passed on, by its endpoint.
 _PASSED_ON: Final[dict[str, Schema]] = {

@@ -66,6 +66,8 @@ ID_PREFIXES: Final[dict[str, Prefix]] = {
     "run_id": "run",
     "step_id": "step",
     "upload_id": "upload",
+    "vector_store_id": "vs",
+    "batch_id": "vsfb",
 }
 
 

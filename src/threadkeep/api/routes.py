@@ -7,7 +7,19 @@ from typing import Any, Final
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from threadkeep.api import assistants, files, health, messages, models, passthrough, run_steps, runs, threads, uploads
+from threadkeep.api import (
+    assistants,
+    files,
+    health,
+    messages,
+    models,
+    passthrough,
+    run_steps,
+    runs,
+    threads,
+    uploads,
+    vector_stores,
+)
 from threadkeep.api import assistants_v1 as v1
 from threadkeep.api.call import Context
 from threadkeep.api.cors import Cors
@@ -27,6 +39,15 @@ from threadkeep.contract.runs import (
 )
 from threadkeep.contract.threads import CreateThreadRequest, ModifyThreadRequest
 from threadkeep.contract.uploads import CompleteUploadRequest, CreateUploadRequest
+from threadkeep.contract.vector_stores import (
+    CreateVectorStoreFileBatchRequest,
+    CreateVectorStoreFileRequest,
+    CreateVectorStoreRequest,
+    ListVectorStoreFilesQuery,
+    UpdateVectorStoreFileAttributesRequest,
+    UpdateVectorStoreRequest,
+    VectorStoreSearchRequest,
+)
 
 # Operations of one path stand together. The paths asked for most come first: a path is matched from the top.
 OPERATIONS: Final[Sequence[Operation]] = (
@@ -119,6 +140,118 @@ OPERATIONS: Final[Sequence[Operation]] = (
         in_beta=False,
     ),
     Operation("POST", "/uploads/{upload_id}/cancel", "cancelUpload", uploads.cancel_upload, in_beta=False),
+    Operation(
+        "GET", "/vector_stores", "listVectorStores", vector_stores.list_vector_stores, query=ListQuery, in_beta=False
+    ),
+    Operation(
+        "POST",
+        "/vector_stores",
+        "createVectorStore",
+        vector_stores.create_vector_store,
+        body=CreateVectorStoreRequest,
+        in_beta=False,
+    ),
+    Operation(
+        "GET", "/vector_stores/{vector_store_id}", "getVectorStore", vector_stores.get_vector_store, in_beta=False
+    ),
+    Operation(
+        "POST",
+        "/vector_stores/{vector_store_id}",
+        "modifyVectorStore",
+        vector_stores.modify_vector_store,
+        body=UpdateVectorStoreRequest,
+        in_beta=False,
+    ),
+    Operation(
+        "DELETE",
+        "/vector_stores/{vector_store_id}",
+        "deleteVectorStore",
+        vector_stores.delete_vector_store,
+        in_beta=False,
+    ),
+    Operation(
+        "POST",
+        "/vector_stores/{vector_store_id}/search",
+        "searchVectorStore",
+        vector_stores.search_vector_store,
+        body=VectorStoreSearchRequest,
+        in_beta=False,
+    ),
+    Operation(
+        "GET",
+        "/vector_stores/{vector_store_id}/files",
+        "listVectorStoreFiles",
+        vector_stores.list_vector_store_files,
+        query=ListVectorStoreFilesQuery,
+        in_beta=False,
+    ),
+    Operation(
+        "POST",
+        "/vector_stores/{vector_store_id}/files",
+        "createVectorStoreFile",
+        vector_stores.create_vector_store_file,
+        body=CreateVectorStoreFileRequest,
+        in_beta=False,
+    ),
+    Operation(
+        "GET",
+        "/vector_stores/{vector_store_id}/files/{file_id}",
+        "getVectorStoreFile",
+        vector_stores.get_vector_store_file,
+        in_beta=False,
+    ),
+    Operation(
+        "POST",
+        "/vector_stores/{vector_store_id}/files/{file_id}",
+        "updateVectorStoreFileAttributes",
+        vector_stores.update_vector_store_file_attributes,
+        body=UpdateVectorStoreFileAttributesRequest,
+        in_beta=False,
+    ),
+    Operation(
+        "DELETE",
+        "/vector_stores/{vector_store_id}/files/{file_id}",
+        "deleteVectorStoreFile",
+        vector_stores.delete_vector_store_file,
+        in_beta=False,
+    ),
+    Operation(
+        "GET",
+        "/vector_stores/{vector_store_id}/files/{file_id}/content",
+        "retrieveVectorStoreFileContent",
+        vector_stores.retrieve_vector_store_file_content,
+        in_beta=False,
+    ),
+    Operation(
+        "POST",
+        "/vector_stores/{vector_store_id}/file_batches",
+        "createVectorStoreFileBatch",
+        vector_stores.create_vector_store_file_batch,
+        body=CreateVectorStoreFileBatchRequest,
+        in_beta=False,
+    ),
+    Operation(
+        "GET",
+        "/vector_stores/{vector_store_id}/file_batches/{batch_id}",
+        "getVectorStoreFileBatch",
+        vector_stores.get_vector_store_file_batch,
+        in_beta=False,
+    ),
+    Operation(
+        "POST",
+        "/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel",
+        "cancelVectorStoreFileBatch",
+        vector_stores.cancel_vector_store_file_batch,
+        in_beta=False,
+    ),
+    Operation(
+        "GET",
+        "/vector_stores/{vector_store_id}/file_batches/{batch_id}/files",
+        "listFilesInVectorStoreBatch",
+        vector_stores.list_files_in_vector_store_batch,
+        query=ListVectorStoreFilesQuery,
+        in_beta=False,
+    ),
     Operation(
         "GET",
         "/assistants/{assistant_id}/files",

@@ -128,6 +128,10 @@ class Attachment(Request):
     tools: list[AttachmentTool] | None = None
 
 
+class SharedAttachment(Attachment):
+    """A message's file of the first beta, for whichever tools can use it. No client sends this."""
+
+
 class MessageAttachment(Object):
     """An attachment as it is answered."""
 

@@ -161,6 +161,10 @@ class ModifyCodeInterpreterResources(Request):
     file_ids: FileIds | None = None
 
 
+class SharedFileResources(ModifyCodeInterpreterResources):
+    """The files of an assistant of the first beta, which it had once for all its tools. No client sends this."""
+
+
 class ModifyFileSearchResources(Request):
     vector_store_ids: VectorStoreIds | None = None
 

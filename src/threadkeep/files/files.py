@@ -1,7 +1,7 @@
 """The verbs of files: a file comes to be when its contents are durable, and goes when asked to or when its time is up.
 
-What refers to a file (messages, tool resources) goes on doing so after it went; whoever uses the reference then fails
-and says so.
+What searches a file or gives it to code forgets it when it goes, as due work. Messages go on referring to it; whoever
+uses the reference then fails and says so.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,8 @@ log = Log(__name__)
 
 # Due work: the file's time is over.
 FILE: Final = "file"
+# Due work: a file went, and vector stores and lists of files are to forget it; see `search.ingest`. The key is its id.
+FORGET: Final = "forget"
 # The contract's (``FileExpirationAfter``): files of other purposes stay.
 _BATCH_EXPIRES_S: Final = 30 * 24 * 3600
 
@@ -58,6 +60,7 @@ def delete_file(tx: Transaction, file_id: str) -> None:
     if (blobs := tx.files.delete(file_id)) is None:
         raise no_such("File", file_id)
     drop(tx, blobs)
+    tx.work.ensure(FORGET, file_id)
     # Held by a worker at this moment, it finds nothing to do.
     tx.work.withdraw(FILE, file_id)
 
@@ -75,6 +78,7 @@ class Expiry:
             tx.work.finish(FILE, item.key, token)
             if (blobs := tx.files.delete_expired(item.key)) is not None:
                 drop(tx, blobs)
+                tx.work.ensure(FORGET, item.key)
             return blobs is not None
 
         held.settled = True

@@ -17,16 +17,17 @@ from threadkeep.contract.messages import (
 )
 from threadkeep.contract.threads import CreateThreadRequest, ModifyThreadRequest, Thread
 from threadkeep.runs import resources
+from threadkeep.search.stores import HELPERS_EXPIRE
 from threadkeep.storage.store import Transaction
 
 
-def create_thread(tx: Transaction, request: CreateThreadRequest, *, param: str = "") -> Thread:
-    """``createThread``; ``param`` is where in the request's body the thread stands."""
+def create_thread(tx: Transaction, request: CreateThreadRequest) -> Thread:
+    """``createThread``."""
     thread = Thread(
         id=new_id("thread"),
         created_at=created_at(),
         metadata=request.metadata or {},
-        tool_resources=resources.created(request.tool_resources, param=f"{param}tool_resources"),
+        tool_resources=resources.created(tx, request.tool_resources, stores_expire=HELPERS_EXPIRE),
     )
     tx.threads.insert(thread)
     thread, _ = append_messages(tx, thread, request.messages or ())
@@ -39,7 +40,7 @@ def modify_thread(tx: Transaction, thread_id: str, request: ModifyThreadRequest)
     thread = msgspec.structs.replace(
         thread,
         metadata=thread.metadata if request.metadata is msgspec.UNSET else request.metadata or {},
-        tool_resources=resources.modified(thread.tool_resources, request.tool_resources),
+        tool_resources=resources.modified(tx, thread.tool_resources, request.tool_resources),
     )
     tx.threads.replace(thread)
     return thread
@@ -86,8 +87,8 @@ def append_messages(
         )
         tx.messages.insert(message)
         messages.append(message)
-    attached = [attachment for message in messages for attachment in message.attachments]
-    tools = resources.with_attached(thread.tool_resources, attached)
+    attached = [attachment for request in requests for attachment in request.attachments or ()]
+    tools = resources.with_attached(tx, thread.tool_resources, attached)
     if tools is not thread.tool_resources:
         thread = msgspec.structs.replace(thread, tool_resources=tools)
         tx.threads.replace(thread)

@@ -82,8 +82,8 @@ class Runs:
         """``createThreadAndRun``."""
 
         def write(tx: Transaction) -> tuple[Run, list[Event]]:
-            thread = create_thread(tx, request.thread or CreateThreadRequest(), param="thread.")
-            named = resources.modified(thread.tool_resources, request.tool_resources or UNSET)
+            thread = create_thread(tx, request.thread or CreateThreadRequest())
+            named = resources.modified(tx, thread.tool_resources, request.tool_resources or UNSET)
             run = self._insert(tx, thread, request, named=named)
             return run, [
                 Event("thread.created", thread),

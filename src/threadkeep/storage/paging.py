@@ -3,13 +3,14 @@
 A cursor is compared as a key and not looked up, so an id that was deleted meanwhile, or never was, is as good.
 """
 
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
 from threadkeep.contract.paging import ListQuery, Page, page_of
-from threadkeep.storage.statements import Bound, Statement, Value, number, text
+from threadkeep.storage.statements import Bound, Row, Statement, Value, number, text
 
 # Every id lies between the two.
 LOWEST = ""
@@ -25,13 +26,28 @@ T = TypeVar("T", bound=Identified)
 
 
 class Listing(Generic[T]):
-    """One list of the contract: ``select`` gives the column `object`, ``key`` is the id it is ordered by."""
+    """One list of the contract: ``key`` is the id it is ordered by.
 
-    def __init__(self, select: sa.Select[Any], key: sa.ColumnElement[str], decoder: msgspec.json.Decoder[T]) -> None:
+    ``select`` gives the column `object`, or what ``read`` makes an object of.
+    """
+
+    def __init__(
+        self,
+        select: sa.Select[*tuple[Any, ...]],
+        key: sa.ColumnElement[str],
+        decoder: msgspec.json.Decoder[T] | None = None,
+        *,
+        read: Callable[[Row], T] | None = None,
+    ) -> None:
         between = select.where(key > text("low"), key < text("high"))
         self.up = Statement(between.order_by(key.asc()).limit(number("limit")))
         self.down = Statement(between.order_by(key.desc()).limit(number("limit")))
-        self._decode = decoder.decode
+        if read is None:
+            if decoder is None:
+                raise TypeError("a listing needs a decoder, or a function that reads its rows")
+            decode = decoder.decode
+            read = lambda row: decode(row[0])  # noqa: E731 - a parameter has a type already
+        self._read = read
 
     def page(self, bound: Bound, query: ListQuery, **values: Value) -> Page[T]:
         ascending = query.order == "asc"
@@ -45,7 +61,7 @@ class Listing(Generic[T]):
             limit=query.limit + 1,
             **values,
         )
-        items = [self._decode(row[0]) for row in rows[: query.limit]]
+        items = [self._read(row) for row in rows[: query.limit]]
         if backwards:
             items.reverse()
         return page_of(items, _identify, has_more=len(rows) > query.limit)

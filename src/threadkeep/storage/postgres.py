@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from threadkeep.contract.errors import Unavailable
 from threadkeep.storage.engine import MAX_WAITING, Answers, DialectName, Job
-from threadkeep.storage.statements import Row, Statement, Value
+from threadkeep.storage.statements import Columns, Row, Statement, Upsert, Value
 
 ANSWER_WITHIN_S = 9.0
 # A failover left us with a standby: it answers, and refuses to write.
@@ -71,6 +71,10 @@ class PostgresConnection:
         self.raw = raw
         self._cursor = raw.cursor()
 
+    @property
+    def is_sqlite(self) -> bool:
+        return False
+
     def rows(self, statement: Statement, values: dict[str, Value]) -> list[Row]:
         return self._cursor.execute(statement.postgres, values).fetchall()  # pyright: ignore[reportArgumentType]
 
@@ -79,6 +83,9 @@ class PostgresConnection:
 
     def run(self, statement: Statement, values: dict[str, Value]) -> int:
         return self._cursor.execute(statement.postgres, values).rowcount  # pyright: ignore[reportArgumentType]
+
+    def upsert(self, statement: Upsert, columns: Columns) -> None:
+        self._cursor.execute(statement.postgres, columns)  # pyright: ignore[reportArgumentType]
 
     def do(self, command: LiteralString) -> None:
         self._cursor.execute(command)

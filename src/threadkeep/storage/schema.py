@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 from urllib.parse import unquote, urlsplit
 
 from threadkeep.contract.errors import Unavailable
@@ -17,10 +17,26 @@ if TYPE_CHECKING:
 
 # All migrations in order. The folder `migrations/versions` says the same; that they agree is tested, so that a start
 # need not read the folder.
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 
 # The number that nodes starting together agree to wait for; any other program may have any other.
 _ADVISORY_LOCK = 0x746B_6D69_6772
+
+_VECTORS: tuple[LiteralString, ...] = (
+    "CREATE EXTENSION IF NOT EXISTS vector",
+    # The vector stays in the row: fetched from beside it, each would cost as much as comparing thirty.
+    """
+    CREATE TABLE IF NOT EXISTS passage_vectors (
+        content bigint NOT NULL,
+        "position" integer NOT NULL,
+        model text COLLATE "C" NOT NULL,
+        embedding halfvec STORAGE PLAIN NOT NULL,
+        CONSTRAINT passage_vectors_pkey PRIMARY KEY (content, "position", model),
+        CONSTRAINT passage_vectors_passages_fkey FOREIGN KEY (content, "position")
+            REFERENCES passages (content, "position") ON DELETE CASCADE
+    )
+    """,
+)
 
 _READ_REVISION = "SELECT version_num FROM alembic_version"
 
@@ -73,7 +89,36 @@ def migrate(place: Place) -> tuple[str | None, str]:
         _check_known(before)
         with _engine_of(place).connect() as connection:
             _upgrade(connection)
+    if isinstance(place, PostgresPlace):
+        _make_vectors(place)
     return before, REVISIONS[-1]
+
+
+def _make_vectors(place: PostgresPlace) -> None:
+    """Makes the table of vectors where pgvector is installed, or may be; without it the search is for words only."""
+    import psycopg  # noqa: PLC0415 - the embedded shape does without
+
+    from threadkeep.storage.postgres import connect  # noqa: PLC0415
+
+    try:
+        with connect(place.url) as connection:
+            row = connection.execute("SELECT to_regclass('passage_vectors') IS NOT NULL").fetchone()
+            if row is not None and row[0]:
+                return
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
+                for command in _VECTORS:
+                    connection.execute(command)
+    except (
+        psycopg.errors.FeatureNotSupported,
+        psycopg.errors.UndefinedFile,
+        psycopg.errors.UndefinedObject,
+        psycopg.errors.InsufficientPrivilege,
+    ):
+        # Not installed, or too old to know the type, or not ours to create.
+        return
+    except psycopg.OperationalError as error:
+        raise Unavailable(f"The database cannot be reached: {error}") from error
 
 
 def _check_known(revision: str | None) -> None:

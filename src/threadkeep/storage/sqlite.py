@@ -20,7 +20,7 @@ from typing import IO, Any
 from threadkeep.contract.errors import Unavailable
 from threadkeep.storage.engine import MAX_WAITING, Answers, DialectName, Job
 from threadkeep.storage.errors import FolderInUse
-from threadkeep.storage.statements import Row, Statement, Value
+from threadkeep.storage.statements import Columns, Row, Statement, Upsert, Value
 
 MAX_BATCH = 128
 
@@ -112,6 +112,10 @@ class SqliteConnection:
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
 
+    @property
+    def is_sqlite(self) -> bool:
+        return True
+
     def rows(self, statement: Statement, values: dict[str, Value]) -> list[Row]:
         return self.raw.execute(statement.sqlite, values).fetchall()
 
@@ -124,6 +128,11 @@ class SqliteConnection:
 
     def run(self, statement: Statement, values: dict[str, Value]) -> int:
         return self.raw.execute(statement.sqlite, values).rowcount
+
+    def upsert(self, statement: Upsert, columns: Columns) -> None:
+        names = list(columns)
+        rows = zip(*columns.values(), strict=True)
+        self.raw.executemany(statement.sqlite, (dict(zip(names, row, strict=True)) for row in rows))
 
 
 class SqliteEngine:

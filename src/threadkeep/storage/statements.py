@@ -5,6 +5,7 @@ connection that fills in the project by itself: collections of a project's objec
 """
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -13,15 +14,18 @@ from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-Value = str | int | bool | None
+Value = str | int | float | bool | bytes | None
+# Values of many rows: by parameter, all of one length.
+Columns = dict[str, Sequence[str] | Sequence[int] | Sequence[float] | Sequence[bytes]]
 Row = tuple[Any, ...]
 
 
 class Statement:
-    """One statement with named parameters."""
+    """One statement with named parameters; ``postgres`` where that database has other words for it."""
 
-    def __init__(self, clause: sa.ClauseElement) -> None:
+    def __init__(self, clause: sa.ClauseElement, postgres: sa.ClauseElement | None = None) -> None:
         self.clause = clause
+        self._postgres_clause = clause if postgres is None else postgres
 
     @cached_property
     def sqlite(self) -> str:
@@ -31,7 +35,50 @@ class Statement:
     def postgres(self) -> str:
         from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg  # noqa: PLC0415 - loads a lot
 
-        return _text(self.clause, PGDialect_psycopg())
+        return _text(self._postgres_clause, PGDialect_psycopg())
+
+
+class Upsert:
+    """Inserts many rows at a time; of one that is there already, some columns change.
+
+    SQLite runs it once for each row. PostgreSQL is given a column of values for each parameter: its driver needs
+    longer for one row than the database for ten.
+    """
+
+    def __init__(
+        self, table: sa.Table, changes: dict[str, str] | None = None, postgres_changes: dict[str, str] | None = None
+    ) -> None:
+        self._table = table
+        # By column what it becomes, in SQL: `excluded` has the new values. None: such a row is an error.
+        self._changes = changes
+        # Where PostgreSQL says it differently.
+        self._postgres_changes = postgres_changes or changes
+
+    @cached_property
+    def sqlite(self) -> str:
+        names = [column.name for column in self._table.columns]
+        columns = ", ".join(f'"{name}"' for name in names)
+        values = ", ".join(f":{name}" for name in names)
+        end = self._on_conflict(self._changes)
+        return f"INSERT INTO {self._table.name} ({columns}) VALUES ({values}){end}"  # noqa: S608
+
+    @cached_property
+    def postgres(self) -> str:
+        from sqlalchemy.dialects.postgresql import dialect  # noqa: PLC0415 - loads a lot
+
+        postgres = dialect()
+        columns = [(column.name, column.type.compile(postgres).split(" COLLATE")[0]) for column in self._table.columns]
+        names = ", ".join(f'"{name}"' for name, _ in columns)
+        arrays = ", ".join(f"%({name})s::{kind}[]" for name, kind in columns)
+        end = self._on_conflict(self._postgres_changes)
+        return f"INSERT INTO {self._table.name} ({names}) SELECT * FROM unnest({arrays}){end}"  # noqa: S608
+
+    def _on_conflict(self, becomes: dict[str, str] | None) -> str:
+        if becomes is None:
+            return ""
+        key = ", ".join(column.name for column in self._table.primary_key)
+        changes = ", ".join(f"{name} = {value}" for name, value in becomes.items())
+        return f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
 
 
 def _text(clause: sa.ClauseElement, dialect: sa.Dialect) -> str:
@@ -50,6 +97,9 @@ def _text(clause: sa.ClauseElement, dialect: sa.Dialect) -> str:
 class Connection(Protocol):
     """One connection of an engine, inside a transaction or, for reads, without one."""
 
+    @property
+    def is_sqlite(self) -> bool: ...
+
     def rows(self, statement: Statement, values: dict[str, Value]) -> list[Row]: ...
 
     def row(self, statement: Statement, values: dict[str, Value]) -> Row | None: ...
@@ -57,6 +107,8 @@ class Connection(Protocol):
     def run(self, statement: Statement, values: dict[str, Value]) -> int:
         """How many rows it changed."""
         ...
+
+    def upsert(self, statement: Upsert, columns: Columns) -> None: ...
 
 
 class Bound:
@@ -80,6 +132,14 @@ class Bound:
         values["project"] = self._project
         return self._connection.run(statement, values)
 
+    def upsert(self, statement: Upsert, columns: Columns) -> None:
+        """The rows belong to an object whose number was asked for by its project: they name none."""
+        self._connection.upsert(statement, columns)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._connection.is_sqlite
+
 
 PROJECT = sa.bindparam("project", type_=sa.Text)
 
@@ -90,6 +150,10 @@ def text(name: str) -> sa.BindParameter[str]:
 
 def number(name: str) -> sa.BindParameter[int]:
     return sa.bindparam(name, type_=sa.BigInteger)
+
+
+def packed(name: str) -> sa.BindParameter[bytes]:
+    return sa.bindparam(name, type_=sa.LargeBinary)
 
 
 class NowMs(FunctionElement[int]):

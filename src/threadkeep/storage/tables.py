@@ -7,6 +7,16 @@ projects
 ├── outcomes              of requests with an Idempotency-Key, for a day
 ├── uploads
 │   └── upload_parts      until the upload is completed: then their blobs are the file's
+├── contents              what was taken from files, once for all stores that hold the same
+│   ├── passages          their text, in pieces
+│   └── vectors           of the passages; in PostgreSQL the table `passage_vectors`, see `vectors`
+├── vector_stores
+│   ├── vector_store_files
+│   │   └── vector_store_attributes    one row for each, so that files are found by them
+│   ├── vector_store_batches
+│   ├── vector_store_spans             which passages are a store's, under which numbers
+│   └── vector_store_blocks            the same, 512 numbers a row: how long the passages are
+│       └── vector_store_postings      which of the 512 have a word
 └── threads
     ├── thread_metadata   one row for each pair, so that threads are found by their metadata
     ├── messages          their words are searched: SQLite `message_words` (FTS5), PostgreSQL a GIN index
@@ -20,7 +30,10 @@ Every key begins with the project: two projects may hold the same id and never s
 Ids compare as bytes (collation C): they are made to sort by time that way.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
+from sqlalchemy.types import UserDefinedType
 
 from threadkeep.contract.run_status import ACTIVE
 
@@ -32,6 +45,16 @@ metadata = sa.MetaData(
         "ix": "%(table_name)s_%(column_0_N_name)s_idx",
     }
 )
+
+
+class HalfVector(UserDefinedType[str]):
+    """pgvector's `halfvec` of any number of dimensions."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_options: Any) -> str:
+        return "halfvec"
+
 
 _ID = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 # SQLite numbers rows by itself only where the type is spelt INTEGER.
@@ -122,6 +145,186 @@ outcomes = sa.Table(
     # The same of the request.
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("object", sa.Text, nullable=False),
+)
+
+contents = sa.Table(
+    "contents",
+    metadata,
+    sa.Column("number", _ROW_ID, sa.Identity(), primary_key=True),
+    sa.Column("project_id", _ID, sa.ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    # Says what was read and how: equal keys have equal passages.
+    sa.Column("key", _ID, nullable=False),
+    # in_progress -> ready | failed
+    sa.Column("status", sa.Text, nullable=False),
+    # Why it failed, as JSON; null otherwise.
+    sa.Column("error", sa.Text, nullable=True),
+    # How many passages are stored; more come while it is in progress.
+    sa.Column("passages", sa.BigInteger, nullable=False),
+    # Of the passages' text, in UTF-8.
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    # Where whoever reads the file goes on after the last stored passage, in its own words; null: at the beginning.
+    sa.Column("progress", sa.Text, nullable=True),
+    sa.UniqueConstraint("project_id", "key"),
+)
+
+passages = sa.Table(
+    "passages",
+    metadata,
+    sa.Column("content", _ROW_ID, sa.ForeignKey("contents.number", ondelete="CASCADE"), primary_key=True),
+    # From 0, without gaps.
+    sa.Column("position", sa.Integer, primary_key=True),
+    # In the text that was taken from the file, in characters, the end exclusive.
+    sa.Column("start", sa.BigInteger, nullable=False),
+    sa.Column("end", sa.BigInteger, nullable=False),
+    sa.Column("tokens", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
+vectors = sa.Table(
+    "vectors",
+    metadata,
+    sa.Column("content", _ROW_ID, primary_key=True),
+    sa.Column("model", _ID, primary_key=True),
+    # Of the first passage; those of the next ones follow. All go when the first one does.
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("count", sa.Integer, nullable=False),
+    # `count` vectors of length 1, in float16, one after the other.
+    sa.Column("packed", sa.LargeBinary, nullable=False),
+    sa.ForeignKeyConstraint(["content", "position"], ["passages.content", "passages.position"], ondelete="CASCADE"),
+    sa.Index(None, "content", "position"),
+)
+
+# The same in PostgreSQL, in pgvector's type. No migration makes it: it is there when the extension is, which may be
+# later, or never. See `schema`.
+passage_vectors = sa.Table(
+    "passage_vectors",
+    sa.MetaData(),
+    sa.Column("content", sa.BigInteger, primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("model", _ID, primary_key=True),
+    sa.Column("embedding", HalfVector, nullable=False),
+)
+
+vector_stores = sa.Table(
+    "vector_stores",
+    metadata,
+    # What the index calls it: short.
+    sa.Column("number", _ROW_ID, sa.Identity(), primary_key=True),
+    sa.Column("project_id", _ID, sa.ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    _id("id"),
+    # What the client set. The counts, times and the size in it mean nothing: the columns have them.
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("in_progress", sa.Integer, nullable=False),
+    sa.Column("completed", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("cancelled", sa.Integer, nullable=False),
+    sa.Column("usage_bytes", sa.BigInteger, nullable=False),
+    # Unix seconds, both; null for a store that stays.
+    sa.Column("last_active_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=True),
+    # The number that the next passage gets. Numbers are never given twice.
+    sa.Column("next_number", sa.BigInteger, nullable=False),
+    # Whose vectors are searched; null: only words are.
+    sa.Column("model", sa.Text, nullable=True),
+    # Changes when vectors of passages change that were there before.
+    sa.Column("vectors_version", sa.BigInteger, nullable=False),
+    # Null while the store is there. One that was deleted is seen by nobody while what it held is cleared away.
+    sa.Column("deleted_at", sa.BigInteger, nullable=True),
+    sa.UniqueConstraint("project_id", "id"),
+)
+
+
+def _store() -> sa.Column[int]:
+    return sa.Column("store", _ROW_ID, sa.ForeignKey("vector_stores.number", ondelete="CASCADE"), primary_key=True)
+
+
+vector_store_files = sa.Table(
+    "vector_store_files",
+    metadata,
+    _store(),
+    _id("file_id", primary_key=True),
+    _id("project_id"),
+    # Null for a file that came alone.
+    _id("batch_id", nullable=True),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("usage_bytes", sa.BigInteger, nullable=False),
+    # Null until it is known what the file holds.
+    sa.Column("content", _ROW_ID, sa.ForeignKey("contents.number"), nullable=True),
+    # How many of the content's passages are in the index.
+    sa.Column("indexed", sa.BigInteger, nullable=False),
+    sa.Index(None, "store", "status", "file_id"),
+    sa.Index(None, "project_id", "file_id"),
+    sa.Index(None, "content"),
+    sa.Index(None, "store", "batch_id", "file_id"),
+)
+
+vector_store_attributes = sa.Table(
+    "vector_store_attributes",
+    metadata,
+    sa.Column("store", _ROW_ID, primary_key=True),
+    _id("file_id", primary_key=True),
+    sa.Column("key", _ID, primary_key=True),
+    # 0: a text, 1: a number, 2: a boolean, in `number`.
+    sa.Column("kind", sa.SmallInteger, nullable=False),
+    # 0 and empty where the kind has none, so that one index serves all kinds.
+    sa.Column("number", sa.Double, nullable=False),
+    sa.Column("text", _ID, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["store", "file_id"], ["vector_store_files.store", "vector_store_files.file_id"], ondelete="CASCADE"
+    ),
+    sa.Index("vector_store_attributes_value_idx", "store", "key", "kind", "number", "text"),
+)
+
+vector_store_batches = sa.Table(
+    "vector_store_batches",
+    metadata,
+    _store(),
+    _id("id", primary_key=True),
+    _id("project_id"),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("in_progress", sa.Integer, nullable=False),
+    sa.Column("completed", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("cancelled", sa.Integer, nullable=False),
+)
+
+vector_store_spans = sa.Table(
+    "vector_store_spans",
+    metadata,
+    _store(),
+    # The number of the first passage; the next ones follow, in the content as well.
+    sa.Column("first", sa.BigInteger, primary_key=True),
+    sa.Column("count", sa.Integer, nullable=False),
+    _id("file_id"),
+    sa.Column("content", _ROW_ID, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Index(None, "store", "file_id"),
+)
+
+vector_store_blocks = sa.Table(
+    "vector_store_blocks",
+    metadata,
+    _store(),
+    # The numbers from 512 times this.
+    sa.Column("block", sa.BigInteger, primary_key=True),
+    # How many words each passage has, in 16 bits each; 0: no passage has that number any more.
+    sa.Column("lengths", sa.LargeBinary, nullable=False),
+    # How many passages are still in the postings and should not be.
+    sa.Column("dead", sa.Integer, nullable=False),
+)
+
+vector_store_postings = sa.Table(
+    "vector_store_postings",
+    metadata,
+    # Without a foreign key: it would be looked up for every word of every passage. The rows go with their block.
+    sa.Column("store", _ROW_ID, primary_key=True),
+    sa.Column("block", sa.BigInteger, primary_key=True),
+    sa.Column("term", _ID, primary_key=True),
+    # Which passages of the block have the term, and how often, in 16 bits each, see `passages`.
+    sa.Column("packed", sa.LargeBinary, nullable=False),
+    # One tree instead of two.
+    sqlite_with_rowid=False,
 )
 
 threads = sa.Table(

@@ -2,15 +2,20 @@
 
 from threadkeep.storage.assistants import Assistants
 from threadkeep.storage.code_files import CodeFiles
+from threadkeep.storage.contents import Contents
 from threadkeep.storage.files import Files
 from threadkeep.storage.keys import Keys, Projects
 from threadkeep.storage.messages import Messages
 from threadkeep.storage.outcomes import Outcomes
+from threadkeep.storage.passages import Passages
 from threadkeep.storage.run_steps import RunSteps
 from threadkeep.storage.runs import Runs
 from threadkeep.storage.statements import Bound, Connection
 from threadkeep.storage.threads import Threads
 from threadkeep.storage.uploads import Uploads
+from threadkeep.storage.vector_store_files import VectorStoreBatches, VectorStoreFiles
+from threadkeep.storage.vector_stores import VectorStores
+from threadkeep.storage.vectors import Vectors
 from threadkeep.storage.work import Work
 
 
@@ -64,6 +69,30 @@ class Transaction:
     @property
     def steps(self) -> RunSteps:
         return RunSteps(Bound(self._connection, self.project))
+
+    @property
+    def vector_stores(self) -> VectorStores:
+        return VectorStores(Bound(self._connection, self.project))
+
+    @property
+    def vector_store_files(self) -> VectorStoreFiles:
+        return VectorStoreFiles(Bound(self._connection, self.project))
+
+    @property
+    def vector_store_batches(self) -> VectorStoreBatches:
+        return VectorStoreBatches(Bound(self._connection, self.project))
+
+    @property
+    def contents(self) -> Contents:
+        return Contents(Bound(self._connection, self.project))
+
+    @property
+    def passages(self) -> Passages:
+        return Passages(Bound(self._connection, self.project))
+
+    @property
+    def vectors(self) -> Vectors:
+        return Vectors(Bound(self._connection, self.project))
 
     @property
     def work(self) -> Work:

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from threadkeep.contract.errors import LeaseLost
 from threadkeep.storage.statements import Connection, NowMs, Statement, Value, number, text
@@ -73,6 +74,15 @@ _new: dict[str, sa.ColumnElement[Any]] = {
 
 INSERT = Statement(sa.insert(work).values(_new | _unleased))
 INSERT_LEASED = Statement(sa.insert(work).values(_new | _leased))
+INSERT_ABSENT = Statement(postgresql.insert(work).values(_new | _unleased).on_conflict_do_nothing())
+INSERT_ABSENT_LEASED = Statement(postgresql.insert(work).values(_new | _leased).on_conflict_do_nothing())
+# Changes the row in any case: whoever holds it can't end it before this transaction has ended.
+ENSURE = Statement(
+    postgresql.insert(work)
+    .values(_new | _unleased)
+    .on_conflict_do_update(index_elements=["kind", "key"], set_={"due_at": _now})
+)
+EXISTS = Statement(sa.select(work.c.kind).where(*_one))
 FENCE = Statement(sa.update(work).where(*_held).values(lease_until=_until))
 RENEW = Statement(
     sa.update(work)
@@ -92,6 +102,10 @@ ABANDON = Statement(
 )
 FINISH = Statement(sa.delete(work).where(*_held))
 WITHDRAW = Statement(sa.delete(work).where(*_one, work.c.lease_token.is_(None)))
+REMOVE = Statement(sa.delete(work).where(*_one))
+REMOVE_UNDER = Statement(
+    sa.delete(work).where(work.c.kind == text("kind_"), work.c.key >= text("low"), work.c.key < text("high"))
+)
 TOUCH = Statement(sa.update(work).where(*_one).values(due_at=_now))
 TOUCH_LEASING = Statement(sa.update(work).where(*_one, work.c.lease_token.is_(None)).values(due_at=_now, **_leased))
 INTERRUPT = Statement(sa.update(work).where(*_one).values(interrupted=sa.true(), due_at=_now))
@@ -180,6 +194,33 @@ class Work:
         else:
             self._connection.run(INSERT_LEASED, values | _terms(lease))
 
+    def insert_absent(self, kind: str, key: str, *, lease: LeaseTerms | tuple[str, str, float] | None = None) -> bool:
+        """As ``insert``, unless there is such work already; whether it was inserted."""
+        values: dict[str, Value] = {
+            "kind_": kind,
+            "key_": key,
+            "project_": self._project,
+            "thread": None,
+            "due_at_ms": None,
+        }
+        if self._connection.row(EXISTS, {"kind_": kind, "key_": key}) is not None:
+            # Asked first: inserting would wait for whoever works on it.
+            return False
+        if lease is None:
+            return self._connection.run(INSERT_ABSENT, values) > 0
+        return self._connection.run(INSERT_ABSENT_LEASED, values | _terms(lease)) > 0
+
+    def ensure(self, kind: str, key: str) -> None:
+        """There is such work, and it is due now: after this transaction somebody looks at it."""
+        values: dict[str, Value] = {
+            "kind_": kind,
+            "key_": key,
+            "project_": self._project,
+            "thread": None,
+            "due_at_ms": None,
+        }
+        self._connection.run(ENSURE, values)
+
     def claim(self, node: str, kinds: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
         """Leases to ``node`` what is due and held by nobody alive, the longest due first.
 
@@ -244,6 +285,16 @@ class Work:
     def withdraw(self, kind: str, key: str) -> bool:
         """Removes work that nobody has begun; whether there was such."""
         return self._connection.run(WITHDRAW, {"kind_": kind, "key_": key}) > 0
+
+    def remove(self, kind: str, key: str) -> bool:
+        """Removes work whoever holds it: the holder's next ``fence`` fails. Whether there was such."""
+        return self._connection.run(REMOVE, {"kind_": kind, "key_": key}) > 0
+
+    def remove_under(self, kind: str, prefix: str) -> None:
+        """As ``remove``, all work whose key begins so."""
+        # The last character's successor: above every key that begins with the prefix, and below all others.
+        high = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        self._connection.run(REMOVE_UNDER, {"kind_": kind, "low": prefix, "high": high})
 
     def touch(self, kind: str, key: str, *, lease: LeaseTerms | tuple[str, str, float] | None = None) -> bool:
         """Makes the work due now and, if ``lease`` is given and nobody holds it, leases it; whether it did."""

@@ -1,0 +1,1 @@
+"""What the files say: their text, cut into passages, and the search in it."""
