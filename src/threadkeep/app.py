@@ -139,9 +139,10 @@ async def open_server(
             if settings.sandbox_install:
                 installation.start()
             sandbox.start()
+        search = Search(store)
         tools = Tools(
             code_interpreter=CodeInterpreter(sandbox, store, bytes_of_files, settings.limits),
-            file_search=FileSearch(),
+            file_search=FileSearch(store, search),
         )
         execution = Execution(store, upstreams, bytes_of_files, tools, lease_s=settings.lease_seconds)
         verbs_of_uploads = uploads.Uploads(store, bytes_of_files)
@@ -164,7 +165,6 @@ async def open_server(
             store, ingestion.handlers, max_concurrent=settings.max_concurrent_files, lease_s=settings.lease_seconds
         )
         ingestion.use(ingester)
-        search = Search(store)
         runs = Runs(store, worker, execution, run_expires_s=settings.run_expires_seconds)
         parts.push_async_callback(runs.close)
         context = api.Context(

@@ -13,7 +13,9 @@ from starlette.types import Receive, Send
 
 from threadkeep.api.call import V2
 from threadkeep.api.errors import ErrorResponse, failed, refusal
+from threadkeep.api.run_steps import shown
 from threadkeep.contract.events import Event, EventName
+from threadkeep.contract.run_steps import Include, RunStep
 from threadkeep.contract.wire import Object
 from threadkeep.logs import Log
 from threadkeep.runs.follow import EventLog
@@ -39,10 +41,13 @@ _encoder: Final = msgspec.json.Encoder()
 class EventStream:
     """An answer that follows ``events`` from behind number ``position`` until the log is closed."""
 
-    __slots__ = ("_events", "_keep_alive_s", "_last_sent", "_position")
+    __slots__ = ("_events", "_include", "_keep_alive_s", "_last_sent", "_position")
 
-    def __init__(self, events: EventLog, *, keep_alive_s: float, position: int = 0) -> None:
+    def __init__(
+        self, events: EventLog, *, keep_alive_s: float, position: int = 0, include: list[Include] | None = None
+    ) -> None:
         self._events = events
+        self._include = include
         self._position = position
         self._keep_alive_s = keep_alive_s
         self._last_sent = 0.0
@@ -81,9 +86,11 @@ class EventStream:
             for event in events.since(self._position):
                 self._position += 1
                 piece += b"id: %d" % self._position
-                name, shown = told(event)
+                if type(event.object) is RunStep:
+                    event = Event(event.name, shown(event.object, self._include))  # noqa: PLW2901
+                name, said = told(event)
                 piece += _NAMED[name]
-                _encoder.encode_into(shown, piece, -1)
+                _encoder.encode_into(said, piece, -1)
                 piece += b"\n\n"
             if is_last:
                 piece += DONE if events.failure is None else _error_frame(failed(events.failure))

@@ -60,7 +60,14 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "POST", "/threads/{thread_id}/messages", "createMessage", messages.create_message, body=CreateMessageRequest
     ),
     Operation("GET", "/threads/{thread_id}/runs", "listRuns", runs.list_runs, query=ListQuery),
-    Operation("POST", "/threads/{thread_id}/runs", "createRun", runs.create_run, body=CreateRunRequest),
+    Operation(
+        "POST",
+        "/threads/{thread_id}/runs",
+        "createRun",
+        runs.create_run,
+        body=CreateRunRequest,
+        query=runs.CreateRunQuery,
+    ),
     Operation(
         "GET", "/threads", "listThreads", threads.list_threads, query=threads.ListThreadsQuery, is_extension=True
     ),

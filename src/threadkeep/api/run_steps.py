@@ -10,7 +10,14 @@ from msgspec import UNSET
 from threadkeep.api.call import Call
 from threadkeep.contract.errors import NotFound
 from threadkeep.contract.paging import ListQuery, Page
-from threadkeep.contract.run_steps import FileSearchToolCall, Include, RunStep, ToolCall, ToolCallsDetails
+from threadkeep.contract.run_steps import (
+    FileSearchCall,
+    FileSearchToolCall,
+    Include,
+    RunStep,
+    ToolCall,
+    ToolCallsDetails,
+)
 from threadkeep.contract.wire import Request
 from threadkeep.storage.store import Transaction
 
@@ -38,7 +45,7 @@ async def list_run_steps(call: Call) -> Page[RunStep]:
         return page
 
     page = await call.read(read)
-    return msgspec.structs.replace(page, data=[_shown(step, query.include) for step in page.data])
+    return msgspec.structs.replace(page, data=[shown(step, query.include) for step in page.data])
 
 
 async def get_run_step(call: Call) -> RunStep:
@@ -52,7 +59,7 @@ async def get_run_step(call: Call) -> RunStep:
             _expect_run(tx, thread_id, run_id)
             raise
 
-    return _shown(await call.read(read), query.include)
+    return shown(await call.read(read), query.include)
 
 
 def _expect_run(tx: Transaction, thread_id: str, run_id: str) -> None:
@@ -61,26 +68,25 @@ def _expect_run(tx: Transaction, thread_id: str, run_id: str) -> None:
     tx.runs.get(thread_id, run_id)
 
 
-def _shown(step: RunStep, include: list[Include] | None) -> RunStep:
+def shown(step: RunStep, include: list[Include] | None) -> RunStep:
+    """The step as clients see it."""
     if step.status == "in_progress" and step.usage is not None:
         step = msgspec.structs.replace(step, usage=None)
-    return step if include else _without_contents(step)
-
-
-def _without_contents(step: RunStep) -> RunStep:
     details = step.step_details
     if not isinstance(details, ToolCallsDetails) or not any(
         isinstance(tool_call, FileSearchToolCall) for tool_call in details.tool_calls
     ):
         return step
-    calls = [_call_without_contents(tool_call) for tool_call in details.tool_calls]
+    calls = [_call_shown(tool_call, with_contents=bool(include)) for tool_call in details.tool_calls]
     return msgspec.structs.replace(step, step_details=msgspec.structs.replace(details, tool_calls=calls))
 
 
-def _call_without_contents(tool_call: ToolCall) -> ToolCall:
-    if not isinstance(tool_call, FileSearchToolCall) or tool_call.file_search.results is UNSET:
+def _call_shown(tool_call: ToolCall, *, with_contents: bool) -> ToolCall:
+    if not isinstance(tool_call, FileSearchToolCall):
         return tool_call
-    results = [msgspec.structs.replace(result, content=UNSET) for result in tool_call.file_search.results]
-    return msgspec.structs.replace(
-        tool_call, file_search=msgspec.structs.replace(tool_call.file_search, results=results)
-    )
+    search = tool_call.file_search
+    results = search.results
+    if results is not UNSET and not with_contents:
+        results = [msgspec.structs.replace(result, content=UNSET) for result in results]
+    seen = FileSearchCall(ranking_options=search.ranking_options, results=results)
+    return msgspec.structs.replace(tool_call, file_search=seen)

@@ -9,6 +9,7 @@ from threadkeep.api.threads import in_thread, page_in_thread
 from threadkeep.contract.paging import ListQuery, Page
 from threadkeep.contract.reading import check_id
 from threadkeep.contract.run_status import TERMINAL
+from threadkeep.contract.run_steps import Include
 from threadkeep.contract.runs import (
     CreateRunRequest,
     CreateThreadAndRunRequest,
@@ -16,6 +17,7 @@ from threadkeep.contract.runs import (
     Run,
     SubmitToolOutputsRequest,
 )
+from threadkeep.contract.wire import Request
 from threadkeep.runs.lifecycle import Started
 from threadkeep.storage.outcomes import Once
 
@@ -26,13 +28,20 @@ POLL_LAST_MS = 500
 POLL_SLOWER_MS_PER_S = 50
 
 
+class CreateRunQuery(Request):
+    """``createRun``: ``include[]`` names what the stream leaves out otherwise."""
+
+    include: list[Include] | None = None
+
+
 async def create_run(call: Call) -> Answer[Run] | EventStream:
+    include = call.query(CreateRunQuery).include
     request = await call.body(CreateRunRequest)
     check_id("assistant_id", request.assistant_id, "asst")
     started = await call.context.runs.create(
         call.project, call.path["thread_id"], request, once=await _once(call, request.stream)
     )
-    return _started(call, started, request.stream)
+    return _started(call, started, request.stream, include)
 
 
 async def create_thread_and_run(call: Call) -> Answer[Run] | EventStream:
@@ -80,9 +89,11 @@ async def _once(call: Call, stream: bool | None) -> Once | None:
     return None if stream else await call.once()
 
 
-def _started(call: Call, started: Started, stream: bool | None) -> Answer[Run] | EventStream:
+def _started(
+    call: Call, started: Started, stream: bool | None, include: list[Include] | None = None
+) -> Answer[Run] | EventStream:
     if stream:
-        return EventStream(started.events, keep_alive_s=call.context.limits.keep_alive_s)
+        return EventStream(started.events, keep_alive_s=call.context.limits.keep_alive_s, include=include)
     return _polled(started.run)
 
 

@@ -88,6 +88,9 @@ class UsedRankingOptions(Object):
 class FileSearchCall(Object, omit_defaults=True):
     ranking_options: UsedRankingOptions | UnsetType = UNSET
     results: list[FileSearchResult] | UnsetType = UNSET
+    # Not of the contract, and shown to nobody: what the model asked, and the number that its marks bear.
+    queries: list[str] | UnsetType = UNSET
+    number: int | UnsetType = UNSET
 
 
 class FileSearchToolCall(Object, tag_field="type", tag="file_search"):

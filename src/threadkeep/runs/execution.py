@@ -187,11 +187,10 @@ class Execution:
     async def _go_on(self, journal: Journal) -> None:
         """Turn after turn, until the run has ended or waits for its client."""
         try:
-            context = CallContext(journal.project, journal.run, journal.write)
-            toolbox = await self._tools.of(context)
             # The prompt is read and the model asked while the store writes that the run began.
             beginning = asyncio.create_task(journal.begin())
             try:
+                toolbox = await self._tools.of(CallContext(journal.project, journal.run, journal.write))
                 if await self._take_up_calls(journal, toolbox, beginning):
                     return
                 while await self._turn(journal, toolbox, beginning):

@@ -10,7 +10,14 @@ from typing import Final, Literal
 from msgspec import UNSET
 
 from threadkeep.contract.errors import NotFound, ThreadkeepError, UpstreamFailed
-from threadkeep.contract.messages import ImageFileContent, ImageUrlContent, Message, RefusalContent, TextContent
+from threadkeep.contract.messages import (
+    FileCitationAnnotation,
+    ImageFileContent,
+    ImageUrlContent,
+    Message,
+    RefusalContent,
+    TextContent,
+)
 from threadkeep.contract.run_steps import FunctionToolCall, MessageCreationDetails, RunStep
 from threadkeep.contract.runs import Run
 from threadkeep.contract.tools import (
@@ -213,7 +220,7 @@ def _said(message: Message) -> chat.ChatMessage | None:
     """The message as the model reads it, or None when there is nothing to read."""
     if message.role == "assistant":
         # Models take no images back; what the assistant showed is left out of what it said.
-        text = "\n".join(filter(None, map(_text, message.content)))
+        text = "\n".join(filter(None, map(_without_citations, message.content)))
         return chat.AssistantMessage(text) if text else None
     parts: list[chat.ContentPart] = []
     for part in message.content:
@@ -230,6 +237,16 @@ def _said(message: Message) -> chat.ChatMessage | None:
             return chat.UserMessage(text)
         case _:
             return chat.UserMessage(parts)
+
+
+def _without_citations(part: object) -> str | None:
+    """What the part says. Marks of an earlier run's search would mean something else in this one."""
+    text = _text(part)
+    if isinstance(part, TextContent) and text:
+        for annotation in part.text.annotations:
+            if isinstance(annotation, FileCitationAnnotation):
+                text = text.replace(annotation.text, "")
+    return text
 
 
 def _text(part: object) -> str | None:
