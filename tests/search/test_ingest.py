@@ -360,3 +360,32 @@ def test_a_file_of_which_nobody_knows_how_to_read_it_is_refused_at_once(place: P
 
     assert (error["code"], error["param"]) == ("unsupported_file", "file_ids")
     assert place.counts(store_id)["total"] == 0
+
+
+# ── what else names a file ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_deleted_file_is_on_no_list_of_a_code_interpreter(place: Place) -> None:
+    gone, kept = place.upload(), place.upload()
+    resources = {"code_interpreter": {"file_ids": [gone, kept]}}
+    paths = [
+        f"/assistants/{place.post('/assistants', model='offline', tool_resources=resources)['id']}",
+        f"/threads/{place.post('/threads', tool_resources=resources, metadata={'named': gone})['id']}",
+    ]
+
+    place.http.delete(f"/files/{gone}").raise_for_status()
+
+    until(lambda: place.rows().get("work", 0) == 0)
+    for path in paths:
+        assert place.get(path)["tool_resources"] == {"code_interpreter": {"file_ids": [kept]}}
+
+
+def test_a_file_in_very_many_stores_is_forgotten_by_all(place: Place) -> None:
+    file_id = place.upload(b"One lantern.")
+    store_ids = [place.store(file_id) for _ in range(45)]
+    for store_id in store_ids:
+        place.until_ended(store_id)
+
+    place.http.delete(f"/files/{file_id}").raise_for_status()
+
+    place.until_rows(vector_stores=45)

@@ -11,9 +11,10 @@ from typing import Final, NamedTuple
 
 from threadkeep.contract.errors import IllegalMove, LeaseLost, NotFound, ThreadkeepError, Unavailable, UpstreamFailed
 from threadkeep.contract.runs import LastError, Run, RunIncompleteDetails, Usage
+from threadkeep.contract.tools import FileSearchTool
 from threadkeep.files.contents import Contents
 from threadkeep.logs import Log, bound
-from threadkeep.runs import pictures
+from threadkeep.runs import pictures, resources
 from threadkeep.runs import prompt as prompts
 from threadkeep.runs.follow import EventLog
 from threadkeep.runs.journal import Journal
@@ -199,6 +200,7 @@ class Execution:
             upstream = self._upstreams.for_model(run.model)
         except NotFound as unknown:
             raise UpstreamFailed("server_error", unknown.message) from unknown
+        await self._check_store(journal)
         # The prompt is read and the model asked while the store writes that the run began.
         beginning = asyncio.create_task(journal.begin())
         try:
@@ -221,6 +223,18 @@ class Execution:
             raise UpstreamFailed("invalid_prompt", "The thread does not fit the model's context window.")
         finally:
             await beginning
+
+    async def _check_store(self, journal: Journal) -> None:
+        """A thread whose files are not searchable any more is not answered without them."""
+        run = journal.run
+        if not any(isinstance(tool, FileSearchTool) for tool in run.tools):
+            return
+        expired = await self._store.read(journal.project, lambda tx: resources.expired_store(tx, run.thread_id))
+        if expired is not None:
+            raise UpstreamFailed(
+                "invalid_prompt",
+                f"The thread's vector store '{expired}' has expired. Attach the files again.",
+            )
 
     async def _prompt(self, journal: Journal, budget: int) -> Prompt:
         run = journal.run
