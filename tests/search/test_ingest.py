@@ -15,6 +15,7 @@ from threadkeep.contract.errors import UpstreamFailed
 from threadkeep.search import ingest
 from threadkeep.search.ingest import Fenced
 from threadkeep.settings import Settings
+from threadkeep.storage import Transaction
 
 PATIENCE_S = 30
 TEXT = "".join(f"Lantern {number} hangs over the harbour at night.\n" for number in range(3_000)).encode()
@@ -94,14 +95,32 @@ def place(database: Database) -> Iterator[Place]:
         yield Place(server, http)
 
 
-class Gate:
+class NoVectors:
+    """What stands where vectors are made, and makes none."""
+
+    name = "none"
+
+    def has_all(self, tx: Transaction, content: int, passages: int) -> bool:
+        return True
+
+    async def renew(self, project: str, store_id: str, file_id: str | None, write: Fenced) -> None: ...
+
+
+class Gate(NoVectors):
     """Stands where vectors are made: a content whose passages are all read waits here."""
 
     def __init__(self, place: Place) -> None:
         self._open = asyncio.Event()
         self._place = place
         self.waiting = 0
+        self.name = "gate"
         place.server.parts.ingestion._embed = self
+
+    def has_all(self, tx: Transaction, content: int, passages: int) -> bool:
+        return True
+
+    async def renew(self, project: str, store_id: str, file_id: str | None, write: Fenced) -> None:
+        raise AssertionError("nothing is to be embedded anew")
 
     async def __call__(self, project: str, content: int, write: Fenced) -> None:
         self.waiting += 1
@@ -268,7 +287,7 @@ def test_files_in_any_number_never_hold_up_a_run(place: Place) -> None:
 # ── the model of embeddings ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Moody:
+class Moody(NoVectors):
     """Fails so often, then makes no vectors and is content."""
 
     def __init__(self, place: Place, failures: int) -> None:
