@@ -96,7 +96,7 @@ def test_no_two_operations_have_one_id() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    {operation.body for operation in OPERATIONS if isinstance(operation.body, type)},
+    dict.fromkeys(operation.body for operation in OPERATIONS if isinstance(operation.body, type)),
     ids=lambda kind: kind.__name__,
 )
 def test_the_example_of_a_body_is_one(kind: type[Request]) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.files.conftest import Tenant
 from tests.support.stories import Story
@@ -174,3 +175,32 @@ def test_more_files_than_code_takes_are_refused_and_nothing_is_stored(story: Sto
     assert "at most 20 files" in message
     assert story.messages(thread) == []
     attach(story, thread, *attachments[:20])
+
+
+def test_a_run_of_a_thread_whose_store_has_expired_fails_and_says_why(story: Story, owner: Tenant) -> None:
+    story.assistant(tools=[SEARCH])
+    thread, file_id = story.thread("Hi"), owner.upload()
+    attach(story, thread, {"file_id": file_id, "tools": [SEARCH]})
+    store_id = store_of(story, thread)["id"]
+    expired = owner.read(lambda tx: tx.vector_stores.get(store_id))
+    owner.write(lambda tx: tx.vector_stores.replace(replace(expired, expires_at=expired.created_at - 1)))
+
+    run = story.run_to_end(thread)
+
+    assert (run["status"], run["last_error"]["code"]) == ("failed", "invalid_prompt")
+    assert f"vector store '{store_id}' has expired" in run["last_error"]["message"]
+
+
+def test_a_run_is_a_use_of_the_stores(story: Story, owner: Tenant) -> None:
+    story.model.says(Say("Hello."))
+    story.assistant(tools=[SEARCH])
+    thread, file_id = story.thread("Hi"), owner.upload()
+    attach(story, thread, {"file_id": file_id, "tools": [SEARCH]})
+    before = store_of(story, thread)
+    stored = owner.read(lambda tx: tx.vector_stores.get(before["id"]))
+    older = replace(stored, last_active_at=stored.created_at - 3600, expires_at=stored.created_at + WEEK_S - 3600)
+    owner.write(lambda tx: tx.vector_stores.replace(older))
+
+    story.run_to_end(thread)
+
+    assert store_of(story, thread)["last_active_at"] >= before["last_active_at"]

@@ -20,7 +20,17 @@ from threadkeep.api.openapi import is_struct, members
 from threadkeep.api.resource import FormBody, Operation
 from threadkeep.api.routes import OPERATIONS, PREFIXES, PUBLIC
 
-MARKS: Final = ("assistant_id", "thread_id", "message_id", "run_id", "step_id", "file_id", "upload_id")
+MARKS: Final = (
+    "assistant_id",
+    "thread_id",
+    "message_id",
+    "run_id",
+    "step_id",
+    "file_id",
+    "upload_id",
+    "vector_store_id",
+    "batch_id",
+)
 
 # --- values
 

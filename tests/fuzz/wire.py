@@ -106,6 +106,8 @@ def objects(http: httpx2.Client) -> dict[str, str]:
     message = http.get(f"/threads/{thread['id']}/messages").json()["data"][0]
     run = post(f"/threads/{thread['id']}/runs", assistant_id=assistant["id"], stream=False)
     upload = post("/uploads", filename="a", purpose="assistants", bytes=5, mime_type="text/plain")
+    store = post("/vector_stores", name="a")
+    batch = post(f"/vector_stores/{store['id']}/file_batches", file_ids=[file["id"]])
     steps: list[Any] = []
     while not steps:
         steps = http.get(f"/threads/{thread['id']}/runs/{run['id']}/steps").json()["data"]
@@ -117,4 +119,6 @@ def objects(http: httpx2.Client) -> dict[str, str]:
         "step_id": steps[0]["id"],
         "file_id": file["id"],
         "upload_id": upload["id"],
+        "vector_store_id": store["id"],
+        "batch_id": batch["id"],
     }

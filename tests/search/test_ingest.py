@@ -15,6 +15,7 @@ from threadkeep.contract.errors import UpstreamFailed
 from threadkeep.search import ingest
 from threadkeep.search.ingest import Fenced
 from threadkeep.settings import Settings
+from threadkeep.storage import Transaction
 
 PATIENCE_S = 30
 TEXT = "".join(f"Lantern {number} hangs over the harbour at night.\n" for number in range(3_000)).encode()
@@ -94,14 +95,32 @@ def place(database: Database) -> Iterator[Place]:
         yield Place(server, http)
 
 
-class Gate:
+class NoVectors:
+    """What stands where vectors are made, and makes none."""
+
+    name = "none"
+
+    def has_all(self, tx: Transaction, content: int, passages: int) -> bool:
+        return True
+
+    async def renew(self, project: str, store_id: str, file_id: str | None, write: Fenced) -> None: ...
+
+
+class Gate(NoVectors):
     """Stands where vectors are made: a content whose passages are all read waits here."""
 
     def __init__(self, place: Place) -> None:
         self._open = asyncio.Event()
         self._place = place
         self.waiting = 0
+        self.name = "gate"
         place.server.parts.ingestion._embed = self
+
+    def has_all(self, tx: Transaction, content: int, passages: int) -> bool:
+        return True
+
+    async def renew(self, project: str, store_id: str, file_id: str | None, write: Fenced) -> None:
+        raise AssertionError("nothing is to be embedded anew")
 
     async def __call__(self, project: str, content: int, write: Fenced) -> None:
         self.waiting += 1
@@ -268,7 +287,7 @@ def test_files_in_any_number_never_hold_up_a_run(place: Place) -> None:
 # ── the model of embeddings ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Moody:
+class Moody(NoVectors):
     """Fails so often, then makes no vectors and is content."""
 
     def __init__(self, place: Place, failures: int) -> None:
@@ -360,3 +379,32 @@ def test_a_file_of_which_nobody_knows_how_to_read_it_is_refused_at_once(place: P
 
     assert (error["code"], error["param"]) == ("unsupported_file", "file_ids")
     assert place.counts(store_id)["total"] == 0
+
+
+# ── what else names a file ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_deleted_file_is_on_no_list_of_a_code_interpreter(place: Place) -> None:
+    gone, kept = place.upload(), place.upload()
+    resources = {"code_interpreter": {"file_ids": [gone, kept]}}
+    paths = [
+        f"/assistants/{place.post('/assistants', model='offline', tool_resources=resources)['id']}",
+        f"/threads/{place.post('/threads', tool_resources=resources, metadata={'named': gone})['id']}",
+    ]
+
+    place.http.delete(f"/files/{gone}").raise_for_status()
+
+    until(lambda: place.rows().get("work", 0) == 0)
+    for path in paths:
+        assert place.get(path)["tool_resources"] == {"code_interpreter": {"file_ids": [kept]}}
+
+
+def test_a_file_in_very_many_stores_is_forgotten_by_all(place: Place) -> None:
+    file_id = place.upload(b"One lantern.")
+    store_ids = [place.store(file_id) for _ in range(45)]
+    for store_id in store_ids:
+        place.until_ended(store_id)
+
+    place.http.delete(f"/files/{file_id}").raise_for_status()
+
+    place.until_rows(vector_stores=45)

@@ -113,7 +113,7 @@ def test_contents_are_shown_to_those_who_ask(story: Story, sdk: openai.OpenAI) -
     story.model.says(searches("bees"), Say("Dance."))
     thread = story.thread("Bees?")
 
-    with story.streaming(f"{thread}/runs?include[]={INCLUDE}", {"assistant_id": story.assistant_id}) as stream:
+    with story.streaming(f"{thread}/runs?include[]={INCLUDE}", {"assistant_id": story.assistant()}) as stream:
         stream.rest()
 
     step = stream.every("thread.run.step.completed")[0]

@@ -237,6 +237,7 @@ REFUSED: dict[str, Attempt] = {
 EMPTY: dict[str, Attempt] = {
     "assistants.find": lambda tx, o: tx.assistants.find(o.assistant.id),
     "assistants.delete": lambda tx, o: tx.assistants.delete(o.assistant.id),
+    "assistants.naming": lambda tx, o: tx.assistants.naming(o.assistant.id),
     "assistants.list": lambda tx, o: tx.assistants.list(ListQuery()).data,
     "code_files.newest": lambda tx, o: tx.code_files.newest(o.thread.id),
     "files.find": lambda tx, o: tx.files.find(o.file.id),
@@ -253,6 +254,7 @@ EMPTY: dict[str, Attempt] = {
     "uploads.delete_parts": lambda tx, o: tx.uploads.delete_parts(o.upload.id),
     "threads.find": lambda tx, o: tx.threads.find(o.thread.id),
     "threads.delete": lambda tx, o: tx.threads.delete(o.thread.id),
+    "threads.naming": lambda tx, o: tx.threads.naming(o.thread.id),
     "threads.list": lambda tx, o: tx.threads.list(ListQuery(), {}, None).data,
     "messages.delete": lambda tx, o: tx.messages.delete(o.thread.id, o.message.id),
     "messages.list": lambda tx, o: tx.messages.list(o.thread.id, ListQuery()).data,

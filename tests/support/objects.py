@@ -14,11 +14,11 @@ from threadkeep.contract.runs import Run
 from threadkeep.contract.threads import Thread
 from threadkeep.contract.tools import StaticChunking, StaticChunkingStrategy, ToolResources, TruncationStrategy
 from threadkeep.contract.uploads import Upload
+from threadkeep.contract.vector_stores import FileCounts, VectorStore, VectorStoreFile, VectorStoreFileBatch
 from threadkeep.storage import Transaction
 from threadkeep.tools.toolbox import CallContext, Toolbox
 
 T = TypeVar("T")
-from threadkeep.contract.vector_stores import FileCounts, VectorStore, VectorStoreFile, VectorStoreFileBatch
 
 CREATED_AT = 1_700_000_000
 
@@ -164,6 +164,8 @@ def a_toolbox() -> Toolbox:
         raise AssertionError(f"nobody calls {change}")
 
     return Toolbox(CallContext("proj_default", a_run("thread_any"), write), [], {}, {})
+
+
 def a_vector_store(**changes: Any) -> VectorStore:
     return replace(
         VectorStore(

@@ -93,7 +93,14 @@ class LeaseLost(ThreadkeepError):
 
 
 class ToolFailed(ThreadkeepError):
-    """A hosted tool is off, or has no room: nothing that the model could mend. ``message`` is for the client."""
+    """A hosted tool is off, has no room, or lacks what it works on: nothing that the model could mend.
+
+    ``message`` is for the client.
+    """
+
+    def __init__(self, message: str, *, code: Literal["server_error", "invalid_prompt"] = "server_error") -> None:
+        super().__init__(message)
+        self.code: Literal["server_error", "invalid_prompt"] = code
 
 
 class UpstreamFailed(ThreadkeepError):

@@ -204,7 +204,7 @@ class Execution:
             await journal.end("failed", last_error=LastError(code=failure.code, message=failure.message))
         except ToolFailed as failure:
             log.warning("tool_failed", error=failure)
-            await journal.end("failed", last_error=LastError(code="server_error", message=failure.message))
+            await journal.end("failed", last_error=LastError(code=failure.code, message=failure.message))
         except (LeaseLost, IllegalMove, Unavailable):
             raise
         except Exception as error:

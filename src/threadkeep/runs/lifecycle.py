@@ -192,6 +192,7 @@ class Runs:
             expires_s=self._run_expires_s,
         )
         tx.runs.insert(run)
+        resources.use_stores(tx, run)
         return run
 
     async def _start(

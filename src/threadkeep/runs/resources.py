@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from threadkeep.contract.errors import InvalidRequest
 from threadkeep.contract.messages import Attachment, AttachmentTool, SharedAttachment
+from threadkeep.contract.runs import Run
 from threadkeep.contract.tools import (
     MAX_CODE_FILES,
     CodeInterpreterResources,
@@ -59,6 +60,13 @@ def together(first: ToolResources, second: ToolResources) -> ToolResources:
         if search
         else UNSET,
     )
+
+
+def use_stores(tx: Transaction, run: Run) -> None:
+    """The run is going to search these stores, which therefore expire later."""
+    if run.tool_resources.file_search and any(isinstance(tool, FileSearchTool) for tool in run.tools):
+        for store_id in sorted(run.tool_resources.file_search.vector_store_ids):
+            stores.use_if_there(tx, store_id)
 
 
 def _each_once(lists: Iterable[list[str]]) -> list[str]:

@@ -591,14 +591,19 @@ class Ingestion:
     async def _forget(self, held: Held, write: Fenced) -> None:
         item = held.lease.item
 
-        def forget(tx: Transaction) -> bool:
-            if is_forgotten := stores.forget(tx, item.key, most=_FEW):
-                tx.work.finish(item.kind, item.key, held.lease.token)
-            return is_forgotten
-
-        while not await write(forget):
+        while not await write(lambda tx: stores.forget(tx, item.key, most=_FEW)):
             pass
-        held.settled = True
+        after = ""
+        while ids := await self._store.read(
+            item.project, lambda tx, low=after: tx.assistants.naming(item.key, after=low)
+        ):
+            for after in ids:
+                await write(lambda tx, id_=after: stores.forget_in_assistant(tx, id_, item.key))
+        after = ""
+        while ids := await self._store.read(item.project, lambda tx, low=after: tx.threads.naming(item.key, after=low)):
+            for after in ids:
+                await write(lambda tx, id_=after: stores.forget_in_thread(tx, id_, item.key))
+        await self._finish(held, write)
 
 
 _Terms = Sequence[Mapping[str, int]]

@@ -8,7 +8,8 @@ elsewhere it stops by removing the work: whoever holds that can't write any more
 contents, work on files, stores; several of a kind by their keys.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
 from msgspec import UNSET
@@ -21,9 +22,11 @@ from threadkeep.contract.paging import Page
 from threadkeep.contract.tools import (
     AutoChunkingStrategy,
     ChunkingStrategy,
+    CodeInterpreterResources,
     NewVectorStore,
     StaticChunking,
     StaticChunkingStrategy,
+    ToolResources,
 )
 from threadkeep.contract.vector_stores import (
     CreateVectorStoreFileBatchRequest,
@@ -149,13 +152,11 @@ def is_used_lately(store: VectorStore) -> bool:
     return created_at() - (store.last_active_at or 0) < _ACTIVE_S
 
 
-def expired_among(tx: Transaction, store_ids: Iterable[str]) -> str | None:
-    """The first of the stores whose time is over; one that was deleted is none."""
-    for store_id in store_ids:
-        store = tx.vector_stores.find(store_id)
-        if store is not None and store.status == "expired":
-            return store_id
-    return None
+def use_if_there(tx: Transaction, store_id: str) -> None:
+    """As ``use``, of a store that may have gone or expired."""
+    store = tx.vector_stores.find(store_id)
+    if store is not None and store.status != "expired":
+        use(tx, store_id)
 
 
 # ── files of a store ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -296,6 +297,27 @@ def forget(tx: Transaction, file_id: str, *, most: int) -> bool:
     for store_id in store_ids:
         _take_out(tx, store_id, file_id, loosened=stopped)
     return len(found) <= most
+
+
+def forget_in_assistant(tx: Transaction, assistant_id: str, file_id: str) -> None:
+    """Takes a file that was deleted off the list of the assistant's code interpreter."""
+    with suppress(NotFound):
+        assistant = tx.assistants.lock(assistant_id)
+        tx.assistants.replace(replace(assistant, tool_resources=_without(assistant.tool_resources, file_id)))
+
+
+def forget_in_thread(tx: Transaction, thread_id: str, file_id: str) -> None:
+    """As ``forget_in_assistant``, of a thread."""
+    with suppress(NotFound):
+        thread = tx.threads.lock(thread_id)
+        tx.threads.replace(replace(thread, tool_resources=_without(thread.tool_resources, file_id)))
+
+
+def _without(resources: ToolResources, file_id: str) -> ToolResources:
+    if resources.code_interpreter is UNSET:
+        return resources
+    left = [each for each in resources.code_interpreter.file_ids if each != file_id]
+    return replace(resources, code_interpreter=CodeInterpreterResources(file_ids=left))
 
 
 def empty(tx: Transaction, store_id: str, *, most: int) -> bool:

@@ -1,5 +1,7 @@
 """Assistants of a project."""
 
+import builtins
+
 import msgspec
 import sqlalchemy as sa
 
@@ -7,7 +9,7 @@ from threadkeep.contract.assistants import Assistant
 from threadkeep.contract.errors import not_found
 from threadkeep.contract.paging import ListQuery, Page
 from threadkeep.storage.paging import Listing, encode
-from threadkeep.storage.statements import PROJECT, Bound, Statement, text
+from threadkeep.storage.statements import PROJECT, Bound, Statement, number, text
 from threadkeep.storage.tables import assistants
 
 _decoder = msgspec.json.Decoder(Assistant)
@@ -17,6 +19,15 @@ INSERT = Statement(sa.insert(assistants).values(project_id=PROJECT, id=text("id_
 GET = Statement(sa.select(assistants.c.object).where(*_one))
 LOCK = Statement(sa.select(assistants.c.object).where(*_one).with_for_update(key_share=True))
 REPLACE = Statement(sa.update(assistants).where(*_one).values(object=text("json")))
+# A scan: few files are deleted, and a column for this would cost every write.
+NAMING = Statement(
+    sa.select(assistants.c.id)
+    .where(
+        assistants.c.project_id == PROJECT, assistants.c.id > text("after"), assistants.c.object.like(text("pattern"))
+    )
+    .order_by(assistants.c.id)
+    .limit(number("limit"))
+)
 DELETE = Statement(sa.delete(assistants).where(*_one))
 LIST = Listing(sa.select(assistants.c.object).where(assistants.c.project_id == PROJECT), assistants.c.id, _decoder)
 
@@ -48,6 +59,10 @@ class Assistants:
     def replace(self, assistant: Assistant) -> None:
         if not self._bound.run(REPLACE, id_=assistant.id, json=encode(assistant)):
             raise not_found("assistant", assistant.id)
+
+    def naming(self, file_id: str, *, after: str = "", limit: int = 50) -> builtins.list[str]:
+        """Ids, in order from ``after`` on, of those that name the file somewhere."""
+        return [row[0] for row in self._bound.rows(NAMING, pattern=f'%"{file_id}"%', after=after, limit=limit)]
 
     def delete(self, assistant_id: str) -> bool:
         """Whether there was such an assistant."""

@@ -1,5 +1,6 @@
 """Threads of a project, and how they are found by metadata and by words said in them."""
 
+import builtins
 from functools import cache
 
 import msgspec
@@ -9,7 +10,7 @@ from threadkeep.contract.errors import not_found
 from threadkeep.contract.paging import ListQuery, Page, page_of
 from threadkeep.contract.threads import Thread
 from threadkeep.storage.paging import Listing, encode
-from threadkeep.storage.statements import PROJECT, Bound, Statement, Value, text
+from threadkeep.storage.statements import PROJECT, Bound, Statement, Value, number, text
 from threadkeep.storage.tables import messages, thread_metadata, threads
 from threadkeep.storage.words import HasWords, Unindexed, words_of
 
@@ -23,6 +24,13 @@ GET = Statement(sa.select(threads.c.object).where(*_one))
 # NO KEY UPDATE: as exclusive among lockers, but rows that refer to the thread may be written beside it.
 LOCK = Statement(sa.select(threads.c.object).where(*_one).with_for_update(key_share=True))
 REPLACE = Statement(sa.update(threads).where(*_one).values(object=text("json")))
+# A scan: few files are deleted, and a column for this would cost every write.
+NAMING = Statement(
+    sa.select(threads.c.id)
+    .where(threads.c.project_id == PROJECT, threads.c.id > text("after"), threads.c.object.like(text("pattern")))
+    .order_by(threads.c.id)
+    .limit(number("limit"))
+)
 DELETE = Statement(sa.delete(threads).where(*_one))
 INSERT_PAIR = Statement(
     sa.insert(thread_metadata).values(project_id=PROJECT, thread_id=text("id_"), key=text("key"), value=text("value"))
@@ -50,12 +58,12 @@ def listing(pairs: int, has_words: bool) -> Listing[Thread]:
         select = select.join(said, said.c.thread_id == threads.c.id)
         key = said.c.thread_id
     # Else the first pair leads: its index holds the threads in order, and the limit ends the walk early.
-    for number in range(pairs):
-        pair = thread_metadata.alias(f"pair_{number}")
+    for index in range(pairs):
+        pair = thread_metadata.alias(f"pair_{index}")
         select = select.join(pair, (pair.c.project_id == PROJECT) & (pair.c.thread_id == threads.c.id)).where(
-            pair.c.key == text(f"key_{number}"), pair.c.value == text(f"value_{number}")
+            pair.c.key == text(f"key_{index}"), pair.c.value == text(f"value_{index}")
         )
-        if number == 0 and not has_words:
+        if index == 0 and not has_words:
             key = pair.c.thread_id
     return Listing(select, key, _decoder)
 
@@ -94,6 +102,10 @@ class Threads:
         self._bound.run(DELETE_PAIRS, id_=thread.id)
         self._insert_pairs(thread)
 
+    def naming(self, file_id: str, *, after: str = "", limit: int = 50) -> builtins.list[str]:
+        """Ids, in order from ``after`` on, of those that name the file somewhere."""
+        return [row[0] for row in self._bound.rows(NAMING, pattern=f'%"{file_id}"%', after=after, limit=limit)]
+
     def delete(self, thread_id: str) -> bool:
         """Whether there was such a thread. Its messages, runs, steps and work go with it."""
         return self._bound.run(DELETE, id_=thread_id) > 0
@@ -104,9 +116,9 @@ class Threads:
         Words are whole words in any case; a text without a word in it is found nowhere.
         """
         values: dict[str, Value] = {}
-        for number, (key, value) in enumerate(metadata.items()):
-            values[f"key_{number}"] = key
-            values[f"value_{number}"] = value
+        for index, (key, value) in enumerate(metadata.items()):
+            values[f"key_{index}"] = key
+            values[f"value_{index}"] = value
         if words is not None:
             values["words"] = words_of(words)
         if values.get("words") == "" or len(metadata) > _MAX_PAIRS:

@@ -218,7 +218,9 @@ def _is_being_read(tx: Transaction, run: Run) -> bool:
         except NotFound:
             continue
         if store.status == "expired":
-            raise ToolFailed(f"The thread's vector store '{store_id}' has expired. Attach the files again.")
+            raise ToolFailed(
+                f"The thread's vector store '{store_id}' has expired. Attach the files again.", code="invalid_prompt"
+            )
         if store.file_counts.in_progress:
             return True
     return False
