@@ -37,8 +37,8 @@ def a_store(sdk: openai.OpenAI, **files: str) -> str:
     return store.id
 
 
-def searching(story: Story, store_id: str, **tool: Any) -> None:
-    story.assistant(
+def searching(story: Story, store_id: str, **tool: Any) -> str:
+    return story.assistant(
         tools=[{**SEARCH, **({"file_search": tool} if tool else {})}],
         tool_resources={"file_search": {"vector_store_ids": [store_id]}},
     )
@@ -109,11 +109,11 @@ def test_the_events_of_a_search_are_those_of_the_contract(story: Story, sdk: ope
 
 
 def test_contents_are_shown_to_those_who_ask(story: Story, sdk: openai.OpenAI) -> None:
-    searching(story, a_store(sdk, bees="Bees dance."))
+    assistant = searching(story, a_store(sdk, bees="Bees dance."))
     story.model.says(searches("bees"), Say("Dance."))
     thread = story.thread("Bees?")
 
-    with story.streaming(f"{thread}/runs?include[]={INCLUDE}", {"assistant_id": story.assistant()}) as stream:
+    with story.streaming(f"{thread}/runs?include[]={INCLUDE}", {"assistant_id": assistant}) as stream:
         stream.rest()
 
     step = stream.every("thread.run.step.completed")[0]
