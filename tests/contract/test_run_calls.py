@@ -353,7 +353,7 @@ class TestHostedTools:
     )
     def test_a_call_of_one_that_is_off_fails_the_run_and_says_why(self, story: Story, kind: str, why: str) -> None:
         story.assistant(tools=[{"type": kind}])
-        story.model.says(Call(kind, {"code": "2 + 2"}))
+        story.model.says([Call(kind, {"code": "2 + 2"}), Usage(20, 5)])
 
         stream = story.stream_run(story.thread("2 + 2?"))
 
@@ -364,6 +364,9 @@ class TestHostedTools:
         assert error["code"] == "server_error"
         assert why in error["message"]
         assert stream.data("thread.run.step.failed")["last_error"] == error
+        # The model was asked, whatever came of it.
+        assert stream.data("thread.run.step.failed")["usage"]["total_tokens"] == 25
+        assert stream.run["usage"]["total_tokens"] == 25
 
     def test_the_offline_model_calls_one_when_told(self, story: Story) -> None:
         story.assistant(model="offline", tools=[{"type": "code_interpreter"}])

@@ -125,7 +125,7 @@ class SessionFiles:
                 await self._name(session, outcome, file_id, name)
         if not there.issuperset(session.placed):
             for file in await session.files():
-                if is_new or (file.path in session.placed and file.path not in there):
+                if is_new or (session.placed.get(file.path) and file.path not in there):
                     session.seen[file.path] = file
 
     async def _place_each(
@@ -173,6 +173,8 @@ class SessionFiles:
             except FileRefused:
                 is_free = False
         if not is_free:
+            # Told once.
+            session.placed.setdefault(name, _NOT_PLACED)
             outcome.tell_news(f"Another file is called /mnt/data/{name}: the attached one is /mnt/data/{file_id}.")
 
     async def collect(self, session: Session, context: CallContext, outcome: Outcome) -> None:
