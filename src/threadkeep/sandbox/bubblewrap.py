@@ -114,10 +114,13 @@ class Bubblewrap:
         except BoxFailed as failure:
             # It has been killed, so this comes to its end.
             await asyncio.wait({complaint}, timeout=5)
-            await box.close()
             said = complaint.result() if complaint.done() else ""
+            complaint.cancel()
+            await box.close()
             raise BoxFailed(said or failure.message) from failure
         except BaseException:
+            # Closing reads what is left, and two cannot read at once.
+            complaint.cancel()
             await box.close()
             raise
         finally:
