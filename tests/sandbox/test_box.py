@@ -757,7 +757,9 @@ async def test_a_start_that_is_cancelled_while_the_box_gets_ready_complains_of_n
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     starting = asyncio.create_task(tier.start(10, warm=True))
-    while "sandbox-box" not in {task.get_name() for task in asyncio.all_tasks()}:
+    for _ in range(2000):
+        if "sandbox-box" in {task.get_name() for task in asyncio.all_tasks()}:
+            break
         await asyncio.sleep(0.005)
     # It goes on to wait for the box, which imports for much longer.
     await asyncio.sleep(0.05)
