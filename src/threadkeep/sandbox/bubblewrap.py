@@ -275,11 +275,9 @@ class Bubblewrap:
         for target in sorted(targets):
             if target in (Path("/usr"), Path("/")) or target.is_relative_to(environment):
                 continue
-            if target == Path("/usr/local"):
-                for name in ("bin", "lib"):
-                    yield f"/usr/local/{name}", f"/usr/local/{name}"
-            else:
-                yield str(home), str(target)
+            # No more than it runs from: a prefix may be a folder in which somebody keeps other things as well.
+            for name in ("bin", "lib"):
+                yield str(home / name), str(target / name)
         for name in ("inside.py", "executor.py"):
             yield str(_HERE / name), f"/opt/threadkeep/{name}"
 
