@@ -162,4 +162,4 @@ def a_toolbox() -> Toolbox:
     async def write(change: Callable[[Transaction], T]) -> T:
         raise AssertionError(f"nobody calls {change}")
 
-    return Toolbox(CallContext("proj_default", a_run("thread_any"), write), [], {}, {})
+    return Toolbox(CallContext("proj_default", a_run("thread_any"), write), [], {}, {}, {})

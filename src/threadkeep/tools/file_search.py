@@ -40,6 +40,7 @@ class Reading:
 
 class FileSearch:
     name = DEFINITION.name
+    aliases = ()
 
     async def offer(self, context: CallContext) -> FunctionDefinition:
         return DEFINITION
