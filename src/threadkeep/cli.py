@@ -356,7 +356,7 @@ def code_news(state: State, settings: Settings) -> str:
             return f"not yet: {reason}; a line below will say how that ends"
         case Off(reason, mend):
             command = environment_command(settings)
-            return f"off: {reason.rstrip('.')}. {mend.replace(COMMAND, command)}"
+            return f"off: {reason}. {mend.replace(COMMAND, command)}"
 
 
 def environment_command(settings: Settings) -> str:

@@ -180,6 +180,6 @@ async def code_interpreter(settings: Settings) -> list[Finding]:
     tier = tier_of(settings, environment)
     off = await examine(tier, settings.limits, SLOT)
     if off is not None:
-        return [Finding(missing, subject, f"{off.reason.rstrip('.')}. {off.mend}")]
+        return [Finding(missing, subject, f"{off.reason}. {off.mend}")]
     there = f"{len(environment.packages)} packages in {environment.folder}"
     return [Finding("ok", subject, f"{tier.name} isolates code, and nothing got out; {there}")]

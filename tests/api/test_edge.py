@@ -197,6 +197,7 @@ OURS = [
     (errors.TooLarge("x"), 413, "invalid_request_error"),
     (errors.RateLimited("x", retry_after_s=2.5), 429, "requests"),
     (errors.UpstreamFailed("server_error", "x"), 502, "server_error"),
+    (errors.ToolFailed("off"), 503, "server_error"),
     (errors.Unavailable("x"), 503, "server_error"),
     (errors.LeaseLost("run", "x"), 503, "server_error"),
 ]

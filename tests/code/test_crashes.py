@@ -107,17 +107,19 @@ def test_files_that_code_wrote_are_there_again_in_a_session_on_another_node(
     sandbox_environment: Environment,
     bubblewrap: str,
 ) -> None:
-    model.says(code("kept = 1\nopen('/mnt/data/a.txt', 'w').write('written before')"), Say("Written."))
+    write = "kept = 1\nfor name in 'ab': open(f'/mnt/data/{name}.txt', 'w').write('written before')"
+    model.says(code(write), code("import os\nos.remove('/mnt/data/b.txt')"), Say("Written."))
     with node(database, scripted_models, *INTERPRETER) as first:
         with begun(first, model, tools=TOOLS) as stream:
             assistant = stream.rest().run["assistant_id"]
         with successor(database, scripted_models, first, *INTERPRETER) as second:
-            model.says(code("print(open('/mnt/data/a.txt').read())"), Say("Read."))
+            model.says(code("import os\nprint(os.listdir('/mnt/data'), open('/mnt/data/a.txt').read())"), Say("Read."))
             thread = stream.run_path.partition("/runs/")[0]
             run = second.http.post(f"{thread}/runs", json={"assistant_id": assistant}).json()
             assert second.until_ended(f"{thread}/runs/{run['id']}") == "completed"
             [_, step] = second.http.get(f"{thread}/runs/{run['id']}/steps").json()["data"]
 
-    assert logs_of(step).endswith("written before\n")
+    # What code deleted stays away.
+    assert logs_of(step).endswith("['a.txt'] written before\n")
     # Whoever wrote the code is told that its variables are gone.
     assert "variables" in logs_of(step)

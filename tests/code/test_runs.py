@@ -249,3 +249,28 @@ def test_a_model_that_only_ever_calls_tools_is_stopped(coder: Story, monkeypatch
         "code": "server_error",
         "message": "The model called tools 3 times and came to no answer.",
     }
+
+
+def test_a_function_of_the_clients_keeps_its_name_beside_the_tool(coder: Story) -> None:
+    own = {"type": "function", "function": {"name": "code_interpreter", "parameters": {"type": "object"}}}
+    coder.assistant(tools=[own, {"type": "code_interpreter"}])
+    coder.model.says(Call("code_interpreter_", {"code": "print(1)"}), Call("code_interpreter", {"a": 1}))
+
+    stream = coder.stream_run(coder.thread("Both."), tool_choice={"type": "code_interpreter"})
+
+    assert [tool["function"]["name"] for tool in coder.model.requests[0]["tools"]] == [
+        "code_interpreter",
+        "code_interpreter_",
+    ]
+    assert coder.model.requests[0]["tool_choice"]["function"] == {"name": "code_interpreter_"}
+    assert stream.run["status"] == "requires_action"
+    assert coder.model.requests[1]["messages"][1]["tool_calls"][0]["function"]["name"] == "code_interpreter_"
+    assert logs_of(coder.steps(stream.run_path)[0]) == "1\n"
+
+
+def test_a_model_that_calls_python_means_the_tool(coder: Story) -> None:
+    coder.model.says(Call("python", "print(42)"), Say("42."))
+
+    stream = coder.stream_run(coder.thread("Go."))
+
+    assert logs_of(coder.steps(stream.run_path)[0]) == "42\n"

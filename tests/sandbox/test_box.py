@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -750,6 +751,24 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tier: Bubblewrap) -> Non
         await starting
     assert found
     assert await are_gone(found)
+
+
+async def test_a_start_that_is_cancelled_while_the_box_gets_ready_complains_of_nothing(tier: Bubblewrap) -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    starting = asyncio.create_task(tier.start(10, warm=True))
+    for _ in range(2000):
+        if "sandbox-box" in {task.get_name() for task in asyncio.all_tasks()}:
+            break
+        await asyncio.sleep(0.005)
+    # It goes on to wait for the box, which imports for much longer.
+    await asyncio.sleep(0.05)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    # asyncio tells of failures that nobody took when their tasks are collected.
+    gc.collect()
+    assert not complaints
 
 
 def children_named(name: str) -> list[int]:

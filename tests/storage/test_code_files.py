@@ -24,6 +24,8 @@ def test_newest_file_of_a_path_is_the_path_s_and_the_earlier_stays_a_file(tx: Tr
     tx.code_files.put(thread.id, "charts/a.png", other.id)
     tx.code_files.put(thread.id, "report.csv", second.id)
     assert tx.code_files.newest(thread.id) == {"charts/a.png": other.id, "report.csv": second.id}
+    tx.code_files.forget(thread.id, "report.csv")
+    assert tx.code_files.newest(thread.id) == {"charts/a.png": other.id}
     assert tx.files.get(first.id) == first
 
 

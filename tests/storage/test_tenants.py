@@ -240,6 +240,7 @@ EMPTY: dict[str, Attempt] = {
     "assistants.naming": lambda tx, o: tx.assistants.naming(o.assistant.id),
     "assistants.list": lambda tx, o: tx.assistants.list(ListQuery()).data,
     "code_files.newest": lambda tx, o: tx.code_files.newest(o.thread.id),
+    "code_files.forget": lambda tx, o: tx.code_files.forget(o.thread.id, "notes.txt"),
     "files.find": lambda tx, o: tx.files.find(o.file.id),
     "files.content": lambda tx, o: tx.files.content(o.file.id),
     "files.delete": lambda tx, o: tx.files.delete(o.file.id),

@@ -163,7 +163,7 @@ def a_toolbox() -> Toolbox:
     async def write(change: Callable[[Transaction], T]) -> T:
         raise AssertionError(f"nobody calls {change}")
 
-    return Toolbox(CallContext("proj_default", a_run("thread_any"), write), [], {}, {})
+    return Toolbox(CallContext("proj_default", a_run("thread_any"), write), [], {}, {}, {})
 
 
 def a_vector_store(**changes: Any) -> VectorStore:

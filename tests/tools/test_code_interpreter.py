@@ -430,6 +430,8 @@ async def test_what_code_wrote_is_not_overwritten_by_a_later_attachment_of_that_
     await desk.begin(file_id)
     assert await desk.logs("1") == f"Another file is called /mnt/data/a.txt: the attached one is /mnt/data/{file_id}.\n"
     assert session.contents == {"a.txt": b"written", file_id: b"attached"}
+    # Known by now.
+    assert await desk.logs("1") == ""
 
 
 async def test_changed_file_of_the_run_is_restored_over_what_was_given(desk: Desk) -> None:

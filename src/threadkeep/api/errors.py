@@ -65,6 +65,8 @@ TABLE: Final[dict[type[ThreadkeepError], Answered]] = {
     RangeNotSatisfiable: Answered(416, "invalid_request_error"),
     errors.RateLimited: Answered(429, "requests", "rate_limit_exceeded"),
     errors.UpstreamFailed: Answered(502, "server_error"),
+    # Of a run it is the `last_error`.
+    errors.ToolFailed: Answered(503, "server_error"),
     errors.Unavailable: Answered(503, "server_error"),
     # Nobody below lets it out; if one does, the request was not done and may be sent again.
     errors.LeaseLost: Answered(503, "server_error"),

@@ -246,7 +246,7 @@ class Execution:
             await journal.close_message()
         calls = list(enumerate(journal.calls))
         here = [call(index, asked) for index, asked in calls if not isinstance(asked, FunctionToolCall)]
-        await _all(*here, *([] if usage is None else [journal.ask(usage)]))
+        await _all(*([] if usage is None else [journal.ask(usage)]), *here)
         if any(isinstance(asked, FunctionToolCall) for _, asked in calls):
             await journal.require_action(None)
             return False

@@ -261,14 +261,14 @@ class Journal:
         """The calls are stored before they have come to an end: whoever takes the run over carries them out itself,
         all of them, without asking the model again.
         """
-        step = self._open_calls_step(usage)
+        # At once: a call that fails ends the run before this is committed, and the usage is to be booked all the same.
+        step = self._calls_step = self._open_calls_step(usage)
 
         def store_calls(tx: Transaction) -> list[Event]:
             tx.steps.replace(step)
             return []
 
         await self._commit(store_calls)
-        self._calls_step = step
 
     def answer(self, index: int, call: ToolCall) -> None:
         """A call was carried out."""

@@ -159,7 +159,7 @@ def request(
         model=run.model,
         messages=messages,
         tools=tools,
-        tool_choice=_tool_choice(run, called_before=called_before) if tools else None,
+        tool_choice=_tool_choice(run, toolbox, called_before=called_before) if tools else None,
         parallel_tool_calls=False if tools and not run.parallel_tool_calls else None,
         temperature=None if run.temperature == 1 else run.temperature,
         top_p=None if run.top_p == 1 else run.top_p,
@@ -283,7 +283,7 @@ def _function(definition: FunctionDefinition) -> chat.ToolFunction:
     )
 
 
-def _tool_choice(run: Run, *, called_before: bool) -> chat.ToolChoice | None:
+def _tool_choice(run: Run, toolbox: Toolbox, *, called_before: bool) -> chat.ToolChoice | None:
     """Null stands for "auto". A call that was required is required once: else the run would never answer."""
     choice = run.tool_choice
     if choice == "none":
@@ -291,9 +291,7 @@ def _tool_choice(run: Run, *, called_before: bool) -> chat.ToolChoice | None:
     if choice == "auto" or called_before:
         return None
     if isinstance(choice, NamedToolChoice):
-        # A hosted tool is offered under the name of its type.
-        name = choice.function.name if choice.function else choice.type
-        return chat.NamedTool(chat.FunctionName(name))
+        return chat.NamedTool(chat.FunctionName(toolbox.chosen(choice)))
     return "required"
 
 

@@ -93,6 +93,8 @@ class _Text:
             text = self._ESCAPE.sub("", text)
             if not final and (begun := self._BEGUN.search(text)) is not None:
                 self._held, text = text[begun.start() :], text[: begun.start()]
+            # What begins a sequence that never ends would take what follows for its rest.
+            text = text.replace("\x1b", "\N{REPLACEMENT CHARACTER}")
         return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
 
 

@@ -114,10 +114,13 @@ class Bubblewrap:
         except BoxFailed as failure:
             # It has been killed, so this comes to its end.
             await asyncio.wait({complaint}, timeout=5)
-            await box.close()
             said = complaint.result() if complaint.done() else ""
+            complaint.cancel()
+            await box.close()
             raise BoxFailed(said or failure.message) from failure
         except BaseException:
+            # Closing reads what is left, and two cannot read at once.
+            complaint.cancel()
             await box.close()
             raise
         finally:
@@ -272,11 +275,9 @@ class Bubblewrap:
         for target in sorted(targets):
             if target in (Path("/usr"), Path("/")) or target.is_relative_to(environment):
                 continue
-            if target == Path("/usr/local"):
-                for name in ("bin", "lib"):
-                    yield f"/usr/local/{name}", f"/usr/local/{name}"
-            else:
-                yield str(home), str(target)
+            # No more than it runs from: a prefix may be a folder in which somebody keeps other things as well.
+            for name in ("bin", "lib"):
+                yield str(home / name), str(target / name)
         for name in ("inside.py", "executor.py"):
             yield str(_HERE / name), f"/opt/threadkeep/{name}"
 

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 _PICTURES = {"image/png": 1, "image/jpeg": 2}
+# To compile and run a line, and to show what became of it.
+_LEAST_BYTES = 4 * 1024 * 1024
 
 
 class Line(Protocol):
@@ -112,17 +114,23 @@ def run(line: Line, images: int, image_bytes: int) -> None:
     shell = _shell if _shell is not None else make_shell()
     screen.attach(line, images, image_bytes)
     line.ready()
+    was_interrupted = False
     while (asked := line.asked()) is not None:
         number, code = asked
+        if was_interrupted:
+            _forget_children()
         screen.begin(number)
         if any(stream.closed for stream in streams.values()):
             streams = _streams()
         # A call that led its output elsewhere did so for itself.
         sys.stdout, sys.stderr = streams["stdout"], streams["stderr"]
         has_failed = True
+        was_interrupted = False
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            has_failed = not shell.run_cell(code, store_history=True).success
+            result = shell.run_cell(code, store_history=True)
+            has_failed = not result.success
+            was_interrupted = isinstance(result.error_in_exec, KeyboardInterrupt)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         except BaseException as error:  # an interrupt between the cell and here
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -134,7 +142,25 @@ def run(line: Line, images: int, image_bytes: int) -> None:
             # The code may have put anything there.
             with contextlib.suppress(Exception):
                 stream.flush()
+        if has_failed and not _has_room():
+            # Every call from here on would fail, and only the end of this process gives the memory back.
+            os._exit(1)
         line.ended(number, has_failed=has_failed)
+
+
+def _forget_children() -> None:
+    """They were ended with the call that was interrupted. Whoever nobody waits for counts as a process still."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _has_room() -> bool:
+    try:
+        bytearray(_LEAST_BYTES)
+    except MemoryError:
+        return False
+    return True
 
 
 def _streams() -> Mapping[str, io.TextIOBase]:

@@ -175,6 +175,7 @@ class Call:
         self.cut_bytes = 0
         self.pictures = 0
         self.why: str | None = None
+        self.is_interrupted = False
         self.kill_at: float | None = None
         self.is_interrupted = False
 
@@ -357,7 +358,22 @@ class Supervisor:
                 self._send_text(call)
                 self._send(PICTURE, call.number, said.content)
         else:
+            if call.is_interrupted:
+                self._end_others()
             self._end_call("error" if said.content == b"error" else "ok")
+
+    def _end_others(self) -> None:
+        """What code has started goes with it when it is interrupted: it may ignore that, or not have been told."""
+        for _ in range(100):
+            others = [pid for pid in _running() if self._executor is not None and pid != self._executor.pid]
+            if not others:
+                return
+            for pid in others:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.001)
+        # They come faster than they go.
+        self._replace = ""
 
     def _end_call(self, how: str, status: int = 0) -> None:
         call = self._call
@@ -483,6 +499,8 @@ class Supervisor:
                         os.kill(int(name), signal.SIGKILL)
 
     def _interrupt(self) -> None:
+        if self._call is not None:
+            self._call.is_interrupted = True
         if self._call is not None:
             self._call.is_interrupted = True
         if self._executor is not None:
@@ -675,6 +693,18 @@ def _ignore(*_: object) -> None:
 
 # The module `executor`, imported before the first fork.
 _executor: ModuleType
+
+
+def _running() -> list[int]:
+    """All processes but this one, without those that have ended; none where there is no /proc."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc"):
+            if name.isdigit() and name != "1":
+                with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as file:
+                    if file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X"):
+                        found.append(int(name))
+    return found
 
 
 def kill_all() -> dict[int, int]:

@@ -86,7 +86,7 @@ async def examine(tier: Tier, limits: Limits, slot: int = 0) -> Off | None:
     except OSError as error:
         return Off(f"{tier.name} cannot be started: {error.strerror or error}", mend_for(str(error)))
     except ThreadkeepError as error:
-        return Off(f"{tier.name} cannot be started: {error.message}", mend_for(error.message))
+        return Off(f"{tier.name} cannot be started: {error.message.rstrip('.')}", mend_for(error.message))
     if not missed:
         return None
     for each in missed:

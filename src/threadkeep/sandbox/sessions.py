@@ -527,7 +527,8 @@ class Sessions:
             box = await self._start_box(warm=False)
         except BoxFailed as failure:
             self._look_again()
-            raise SandboxOff(Off(f"a box did not start: {failure.message}", mend_for(failure.message))) from failure
+            off = Off(f"a box did not start: {failure.message.rstrip('.')}", mend_for(failure.message))
+            raise SandboxOff(off) from failure
         except asyncio.CancelledError:
             # Cancelled by `close`, the start, or else the caller.
             if self._is_closed:

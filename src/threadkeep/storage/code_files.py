@@ -25,6 +25,13 @@ PUT = Statement(
         index_elements=["project_id", "thread_id", "path"], set_={"file_id": _put.excluded.file_id}
     )
 )
+FORGET = Statement(
+    sa.delete(code_files).where(
+        code_files.c.project_id == PROJECT,
+        code_files.c.thread_id == text("thread"),
+        code_files.c.path == text("path"),
+    )
+)
 NEWEST = Statement(
     sa.select(code_files.c.path, code_files.c.file_id)
     .where(code_files.c.project_id == PROJECT, code_files.c.thread_id == text("thread"))
@@ -43,6 +50,10 @@ class CodeFiles:
     def put(self, thread_id: str, path: str, file_id: str) -> None:
         """The thread's code wrote this file to ``path``, relative to /mnt/data. It replaces an earlier one."""
         self._bound.run(PUT, thread=thread_id, path=path, file=file_id)
+
+    def forget(self, thread_id: str, path: str) -> None:
+        """The thread's code has deleted the file there. What was kept of it stays a file of the project."""
+        self._bound.run(FORGET, thread=thread_id, path=path)
 
     def newest(self, thread_id: str) -> dict[str, str]:
         """The file ids by path, the newest first."""

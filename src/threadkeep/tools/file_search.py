@@ -91,6 +91,7 @@ class FileSearch:
     """The tool, on the vector stores of one database."""
 
     name = "file_search"
+    aliases = ()
 
     def __init__(self, store: Store, search: Search) -> None:
         self._store = store

@@ -4,8 +4,11 @@ A tool that runs here is one file: a ``HostedTool``. All that is ever known of a
 clients read it there, and what the model is told of it is derived from it, in this turn and in every later one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from threadkeep.contract.run_steps import (
     CodeInterpreterToolCall,
@@ -16,7 +19,13 @@ from threadkeep.contract.run_steps import (
     ToolCallDelta,
 )
 from threadkeep.contract.runs import Run
-from threadkeep.contract.tools import CodeInterpreterTool, FileSearchTool, FunctionDefinition, FunctionTool
+from threadkeep.contract.tools import (
+    CodeInterpreterTool,
+    FileSearchTool,
+    FunctionDefinition,
+    FunctionTool,
+    NamedToolChoice,
+)
 from threadkeep.storage.store import Transaction
 from threadkeep.tools.function import FUNCTION
 
@@ -76,6 +85,11 @@ class HostedTool(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def aliases(self) -> Sequence[str]:
+        """Other names under which models call such a tool unasked."""
+        ...
+
     async def offer(self, context: CallContext) -> FunctionDefinition:
         """The tool as this run's model is offered it."""
         ...
@@ -120,15 +134,25 @@ class Tools:
 
     async def of(self, context: CallContext) -> "Toolbox":
         """What the run of ``context`` offers its model."""
-        hosted: dict[str, HostedTool] = {}
+        tools = context.run.tools
+        functions = {tool.function.name for tool in tools if isinstance(tool, FunctionTool)}
+        names: dict[HostedTool, str] = {}
         definitions: list[FunctionDefinition] = []
-        for tool in context.run.tools:
+        for tool in tools:
             if isinstance(tool, FunctionTool):
                 definitions.append(tool.function)
-            elif (runs_here := self._hosted[type(tool)]).name not in hosted:
-                hosted[runs_here.name] = runs_here
-                definitions.append(await runs_here.offer(context))
-        return Toolbox(context, definitions, hosted, self._by_call)
+            elif (runs_here := self._hosted[type(tool)]) not in names:
+                # A client's function has the name that the client gave it.
+                names[runs_here] = next(name for name in _spellings(runs_here.name) if name not in functions)
+                offered = await runs_here.offer(context)
+                definitions.append(msgspec.structs.replace(offered, name=names[runs_here]))
+        hosted = {alias: tool for tool in names for alias in tool.aliases if alias not in functions}
+        hosted.update((name, tool) for tool, name in names.items())
+        return Toolbox(context, definitions, hosted, self._by_call, names)
+
+
+def _spellings(name: str) -> Iterator[str]:
+    return (name + "_" * number for number in count())
 
 
 class Toolbox:
@@ -140,8 +164,10 @@ class Toolbox:
         definitions: list[FunctionDefinition],
         hosted: Mapping[str, HostedTool],
         by_call: Mapping[type[ToolCall], HostedTool],
+        names: Mapping[HostedTool, str],
     ) -> None:
         self.definitions = definitions
+        self._names = names
         self._context = context
         self._hosted = hosted
         self._by_call = by_call
@@ -157,7 +183,13 @@ class Toolbox:
 
     def name(self, call: ToolCall) -> str:
         """The function that the model called."""
-        return call.function.name if isinstance(call, FunctionToolCall) else self._by_call[type(call)].name
+        return call.function.name if isinstance(call, FunctionToolCall) else self._name(self._by_call[type(call)])
+
+    def chosen(self, choice: NamedToolChoice) -> str:
+        """The function that a ``tool_choice`` means."""
+        if choice.function:
+            return choice.function.name
+        return next((name for tool, name in self._names.items() if tool.name == choice.type), choice.type)
 
     def asked(self, call: ToolCall) -> str:
         """With which arguments, as JSON."""
@@ -171,8 +203,11 @@ class Toolbox:
         """What the answer may point to."""
         links: dict[str, str] = {}
         citations: dict[tuple[int, int], tuple[str, str]] = {}
-        for tool in self._hosted.values():
+        for tool in self._names:
             marks = await tool.marks(self._context, steps)
             links.update(marks.links)
             citations.update(marks.citations)
         return Marks(links, citations)
+
+    def _name(self, tool: HostedTool) -> str:
+        return self._names.get(tool, tool.name)

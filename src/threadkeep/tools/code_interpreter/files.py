@@ -8,7 +8,7 @@ What a session holds is never overwritten. A file that cannot be placed or kept 
 """
 
 import re
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
@@ -125,7 +125,7 @@ class SessionFiles:
                 await self._name(session, outcome, file_id, name)
         if not there.issuperset(session.placed):
             for file in await session.files():
-                if is_new or (file.path in session.placed and file.path not in there):
+                if is_new or (session.placed.get(file.path) and file.path not in there):
                     session.seen[file.path] = file
 
     async def _place_each(
@@ -173,11 +173,16 @@ class SessionFiles:
             except FileRefused:
                 is_free = False
         if not is_free:
+            # Told once.
+            session.placed.setdefault(name, _NOT_PLACED)
             outcome.tell_news(f"Another file is called /mnt/data/{name}: the attached one is /mnt/data/{file_id}.")
 
     async def collect(self, session: Session, context: CallContext, outcome: Outcome) -> None:
         """What the code wrote or changed become files of the project."""
-        files = {file.path: file for file in await session.files() if _is_wanted(file.path)}
+        listed = await session.files()
+        files = {file.path: file for file in listed if _is_wanted(file.path)}
+        # A list that is cut short does not say what is missing.
+        gone = session.seen.keys() - files.keys() if len(listed) < self._limits.listed_files else set[str]()
         changed = [file for file in files.values() if session.seen.get(file.path) != file]
         # Several names of one file are one file.
         by_inode: dict[int, list[SeenFile]] = {}
@@ -204,8 +209,8 @@ class SessionFiles:
                         break
                     else:
                         kept.append((paths, blob))
-            if kept:
-                await context.write(lambda tx: _write(tx, context.run.thread_id, kept))
+            if kept or gone:
+                await context.write(lambda tx: _write(tx, context.run.thread_id, kept, gone))
         except Exception:
             for _, blob in kept:
                 await self._contents.discard(blob.key)
@@ -233,7 +238,7 @@ def _ran_before(tx: Transaction, context: CallContext) -> bool:
     """Whether code of this thread ran in an earlier session."""
     runs = tx.runs.list(context.run.thread_id, ListQuery(limit=_RUNS)).data
     return any(
-        step.status == "completed"
+        (step.status != "in_progress" or run.id != context.run.id)
         and isinstance(step.step_details, ToolCallsDetails)
         and any(isinstance(call, CodeInterpreterToolCall) for call in step.step_details.tool_calls)
         for run in runs
@@ -241,7 +246,9 @@ def _ran_before(tx: Transaction, context: CallContext) -> bool:
     )
 
 
-def _write(tx: Transaction, thread_id: str, kept: Sequence[tuple[list[str], Blob]]) -> None:
+def _write(tx: Transaction, thread_id: str, kept: Sequence[tuple[list[str], Blob]], gone: Collection[str]) -> None:
+    for path in sorted(gone):
+        tx.code_files.forget(thread_id, path)
     keep(tx, [blob for _, blob in kept])
     for paths, blob in kept:
         filename = paths[0].rpartition("/")[2]

@@ -88,6 +88,7 @@ class CodeInterpreter:
     """The tool, on the sessions of this node. ``limits`` are those of the sessions."""
 
     name = "code_interpreter"
+    aliases = ("python",)
 
     def __init__(self, sessions: Sessions, store: Store, contents: Contents, limits: Limits) -> None:
         self._sessions = sessions
