@@ -8,6 +8,8 @@ import openai
 import pytest
 
 from tests.support.stories import CREATED, FUNCTION, STEP, Story, call_ids, names_of, text_of
+from threadkeep.runs.execution import THREAD_DELETED
+from threadkeep.search.tokens import tokenizer
 from threadkeep.tools.file_search import queries_in
 from threadkeep.upstream.scripted import Call, Say, Usage
 
@@ -151,6 +153,82 @@ def test_a_search_beside_a_function_leaves_only_the_function_to_the_client(story
     assert stream.run["status"] == "completed"
     [step, _] = story.steps(asked.run_path)
     assert [call["type"] for call in step["step_details"]["tool_calls"]] == ["file_search", "function"]
+
+
+def test_searches_among_other_calls_have_numbers_of_their_own(story: Story, sdk: openai.OpenAI) -> None:
+    store_id = a_store(sdk, bees="Bees dance.", ants="Ants march.")
+    story.assistant(tools=[SEARCH, FUNCTION], tool_resources={"file_search": {"vector_store_ids": [store_id]}})
+    story.model.says(
+        [Call("get_weather", {"city": "Oslo"}), searches("bees")],
+        searches("ants"),
+        Say("Ants march 【2:0†ants.txt】, bees dance 【1:0†bees.txt】."),
+    )
+
+    asked = story.stream_run(story.thread("All."))
+    [waiting] = call_ids(asked.run)
+    stream = story.stream_outputs(asked.run_path, {waiting: "sun"})
+
+    told = [message["content"] for message in story.model.requests[2]["messages"] if message["role"] == "tool"]
+    assert [text.partition("\n")[0] for text in told] == ["sun", "【1:0†bees.txt】", "【2:0†ants.txt】"]
+    names = {file.id: file.filename for file in sdk.files.list()}
+    [part] = stream.data("thread.message.completed")["content"]
+    cited = [annotation["file_citation"]["file_id"] for annotation in part["text"]["annotations"]]
+    assert [names[file_id] for file_id in cited] == ["ants.txt", "bees.txt"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a, 1:2, b.txt", "【4:1†source】.txt", "line\nbreak.txt", "名前 | ‡.txt", f"{'long' * 50}.txt"]
+)
+def test_a_mark_is_read_whatever_the_file_is_called(story: Story, sdk: openai.OpenAI, name: str) -> None:
+    uploaded = sdk.files.create(file=(name, b"Bees dance."), purpose="assistants")
+    store = sdk.vector_stores.create()
+    sdk.vector_stores.files.create_and_poll(uploaded.id, vector_store_id=store.id, poll_interval_ms=50)
+    searching(story, store.id)
+    thread = story.thread("Bees?")
+    story.model.says(searches("bees"), Say("Dance."))
+    story.stream_run(thread)
+    told = story.model.requests[1]["messages"][-1]["content"]
+    mark = told.removesuffix("\nBees dance.")
+
+    story.model.says(searches("bees"), Say(f"Dance {mark}."))
+    stream = story.stream_run(thread)
+
+    [citation] = stream.data("thread.message.completed")["content"][0]["text"]["annotations"]
+    assert (citation["text"], citation["file_citation"]["file_id"]) == (mark, uploaded.id)
+
+
+def test_the_budget_of_results_is_counted_in_tokens_of_any_language(story: Story, sdk: openai.OpenAI) -> None:
+    text = "".join(f"第{number}只蜜蜂跳舞告诉同伴花在哪里。" for number in range(3000))
+    searching(story, a_store(sdk, bees=text), max_num_results=50)
+    story.model.says(searches("蜜蜂"), Say("Dance."))
+
+    story.stream_run(story.thread("Bees?"))
+
+    told = story.model.requests[1]["messages"][-1]["content"]
+    assert 15_000 < tokenizer().count(told) < 17_000
+
+
+def test_a_run_whose_thread_goes_while_it_waits_for_files_just_ends(
+    story: Story, sdk: openai.OpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    story.assistant(tools=[SEARCH])
+    long = b"Bees dance, and ants march. " * 400_000
+    uploaded = sdk.files.create(file=("bees.txt", long), purpose="assistants")
+    message = {
+        "role": "user",
+        "content": "Bees?",
+        "attachments": [{"file_id": uploaded.id, "tools": [SEARCH]}],
+    }
+    thread = f"/threads/{story.post('/threads', {'messages': [message]})['id']}"
+
+    with story.streaming_run(thread) as stream:
+        stream.until("thread.run.in_progress")
+        assert story.http.delete(thread).status_code == 200
+        stream.rest()
+
+    assert stream.data("error")["error"]["message"] == THREAD_DELETED
+    assert story.model.requests == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_an_attachment_is_searched_by_the_run_that_follows(story: Story, sdk: openai.OpenAI) -> None:

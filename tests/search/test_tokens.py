@@ -35,3 +35,11 @@ def test_the_vocabulary_is_there_without_a_network(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     tokenizer.cache_clear()
     assert tokenizer().count("hello world") == 2
+
+
+def test_the_beginning_of_a_text_ends_with_a_whole_character() -> None:
+    text = "𒀀𒀁𒀂"
+
+    beginnings = {tokenizer().beginning(text, tokens) for tokens in range(tokenizer().count(text) + 2)}
+
+    assert beginnings == {"", "𒀀", "𒀀𒀁", text}

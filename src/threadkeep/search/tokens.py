@@ -43,6 +43,10 @@ class Tokenizer:
     def count(self, text: str) -> int:
         return len(self._encoding.encode_ordinary(text))
 
+    def beginning(self, text: str, tokens: int) -> str:
+        """So many tokens of the text; a character that is cut in two is left out."""
+        return self._encoding.decode_bytes(self._encoding.encode_ordinary(text)[:tokens]).decode(errors="ignore")
+
 
 @cache
 def tokenizer() -> Tokenizer:

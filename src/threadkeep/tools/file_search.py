@@ -6,6 +6,7 @@ result within the search, and the file's name. A mark that it repeats becomes a 
 
 import asyncio
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -13,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from threadkeep.contract.errors import NotFound, ToolFailed
+from threadkeep.contract.errors import LeaseLost, NotFound, ToolFailed
 from threadkeep.contract.run_steps import (
     FileSearchCall,
     FileSearchResult,
@@ -29,6 +30,7 @@ from threadkeep.contract.runs import Run
 from threadkeep.contract.tools import FileSearchOptions, FileSearchTool, FunctionDefinition
 from threadkeep.logs import Log
 from threadkeep.search.query import Found, Search
+from threadkeep.search.tokens import tokenizer
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.tools.toolbox import CallContext, Marks, Tell
 
@@ -40,8 +42,7 @@ _FEW_RESULTS: Final = 5
 _TOKENS: Final = 16_000
 _FEW_TOKENS: Final = 4_000
 _FIRST_MODELS: Final = "gpt-3.5-turbo"
-_CHARACTERS_PER_TOKEN: Final = 4
-# How long a run waits for files of its thread that are still being read.
+# How long after it was created a run waits for files of its thread that are still being read.
 WAIT_S: Final = 60.0
 _LOOK_S: Final = 0.25
 # What is taken of a model's arguments.
@@ -49,6 +50,8 @@ _MAX_ARGUMENTS: Final = 64_000
 _MAX_QUERIES: Final = 10
 _MAX_QUERY: Final = 4_096
 _KEYS: Final = ("queries", "query", "q")
+# What marks are read by, see `runs.annotations`; and what ends a line.
+_SIGNS: Final = re.compile(r"[【】†:：\x00-\x1f\x85\u2028\u2029]")  # noqa: RUF001
 _STRING: Final = re.compile(r'"((?:[^"\\]|\\.)*)"?')
 
 _DESCRIPTION: Final = (
@@ -136,19 +139,8 @@ class FileSearch:
                 ranker=used.ranker,
                 score_threshold=used.score_threshold,
             )
-        room = (_FEW_TOKENS if is_first else _TOKENS) * _CHARACTERS_PER_TOKEN
-        results: list[FileSearchResult] = []
-        for one in found:
-            text = "\n".join(one.passages)[:room]
-            if not text:
-                break
-            room -= len(text)
-            results.append(
-                FileSearchResult(
-                    file_id=one.file_id, file_name=one.filename, score=one.score, content=[FoundText(text=text)]
-                )
-            )
-        number = index + await self._store.read(context.project, lambda tx: _searches(tx, run))
+        results = await asyncio.to_thread(_within, found, _FEW_TOKENS if is_first else _TOKENS)
+        number = index + await self._store.read(context.project, lambda tx: _calls_before(tx, run))
         made = FileSearchCall(ranking_options=used, results=results, queries=queries, number=number)
         return replace(call, file_search=made)
 
@@ -176,9 +168,8 @@ class FileSearch:
         return Marks(citations=citations)
 
     async def _until_read(self, context: CallContext) -> None:
-        waits_until = asyncio.get_running_loop().time() + WAIT_S
         while await self._store.read(context.project, lambda tx: _is_being_read(tx, context.run)):
-            if asyncio.get_running_loop().time() >= waits_until:
+            if time.time() >= context.run.created_at + WAIT_S:
                 log.info("searched_while_reading", run_id=context.run.id)
                 return
             await asyncio.sleep(_LOOK_S)
@@ -212,7 +203,11 @@ def _stores_of(run: Run) -> list[str]:
 
 def _is_being_read(tx: Transaction, run: Run) -> bool:
     """Of the thread's files; the assistant's are there sooner or later."""
-    search = tx.threads.get(run.thread_id).tool_resources.file_search
+    try:
+        search = tx.threads.get(run.thread_id).tool_resources.file_search
+    except NotFound:
+        # The run went with it.
+        raise LeaseLost("run", run.id) from None
     for store_id in search.vector_store_ids if search is not UNSET else ():
         try:
             store = tx.vector_stores.get(store_id)
@@ -227,9 +222,28 @@ def _is_being_read(tx: Transaction, run: Run) -> bool:
     return False
 
 
-def _searches(tx: Transaction, run: Run) -> int:
-    """How many searches the run's earlier steps hold."""
-    return len(_calls([step for step in tx.steps.all(run.id) if step.status == "completed"]))
+def _within(found: Sequence[Found], tokens: int) -> list[FileSearchResult]:
+    """The first of what was found, up to so many tokens; the last of them may be cut."""
+    results: list[FileSearchResult] = []
+    for one in found:
+        text = "\n".join(one.passages)
+        counted = tokenizer().count(text)
+        if counted > tokens:
+            text = tokenizer().beginning(text, tokens)
+        if not text:
+            break
+        tokens -= counted
+        content = [FoundText(text=text)]
+        results.append(FileSearchResult(file_id=one.file_id, file_name=one.filename, score=one.score, content=content))
+        if tokens <= 0:
+            break
+    return results
+
+
+def _calls_before(tx: Transaction, run: Run) -> int:
+    """How many calls the run's earlier steps hold, of all tools: a call's place in its step counts them all too."""
+    steps = [step.step_details for step in tx.steps.all(run.id) if step.status == "completed"]
+    return sum(len(details.tool_calls) for details in steps if isinstance(details, ToolCallsDetails))
 
 
 def _calls(steps: Sequence[RunStep]) -> list[FileSearchToolCall]:
@@ -238,8 +252,8 @@ def _calls(steps: Sequence[RunStep]) -> list[FileSearchToolCall]:
 
 
 def _plain(filename: str) -> str:
-    """The name as a mark can hold it."""
-    return filename.translate({ord(sign): "_" for sign in "【】†\r\n"})[:100]
+    """The name as a mark can hold it: nothing in it may look like the mark's own signs, or like another mark."""
+    return _SIGNS.sub("_", filename)[:100]
 
 
 def _text(result: FileSearchResult) -> str:
