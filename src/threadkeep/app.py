@@ -23,12 +23,16 @@ from threadkeep.logs import Log
 from threadkeep.runs.execution import KIND, Execution
 from threadkeep.runs.lifecycle import Runs
 from threadkeep.runs.outcomes import OutcomeExpiry
+from threadkeep.search.embed import Embedder
 from threadkeep.search.ingest import Ingestion
 from threadkeep.search.parse import Parsers
 from threadkeep.search.query import Search
+from threadkeep.search.rerank import Reranker
 from threadkeep.settings import Settings
 from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_blobs, open_store
 from threadkeep.storage.outcomes import OUTCOME
+from threadkeep.upstream.config import UpstreamConfig
+from threadkeep.upstream.retrieval import EmbeddingServer, RerankServer
 from threadkeep.upstream.upstreams import Upstreams
 from threadkeep.worker import Worker
 
@@ -99,14 +103,15 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
             max_concurrent=settings.max_concurrent_runs,
             lease_s=settings.lease_seconds,
         )
+        embedder = _embedder(settings, store, upstreams)
         parsers = Parsers(children=settings.max_concurrent_files)
         parts.push_async_callback(parsers.close)
-        ingestion = Ingestion(store, bytes_of_files, parsers, lease_s=settings.lease_seconds)
+        ingestion = Ingestion(store, bytes_of_files, parsers, lease_s=settings.lease_seconds, embed=embedder)
         ingester = Worker(
             store, ingestion.handlers, max_concurrent=settings.max_concurrent_files, lease_s=settings.lease_seconds
         )
         ingestion.use(ingester)
-        search = Search(store)
+        search = Search(store, embedder, _reranker(settings, upstreams))
         runs = Runs(store, worker, execution, run_expires_s=settings.run_expires_seconds)
         parts.push_async_callback(runs.close)
         context = api.Context(
@@ -137,6 +142,9 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
         # Whoever serves has drained by then; this is for a server that never came to serve.
         parts.push_async_callback(worker.drain, 0)
         parts.push_async_callback(ingester.drain, 0)
+        if embedder is not None:
+            embedder.start(ingester.wake)
+            parts.push_async_callback(embedder.close)
         yield Server(
             store,
             upstreams,
@@ -149,6 +157,26 @@ async def open_server(settings: Settings, *, takes_any_key: bool) -> AsyncGenera
             search,
             api.build(context),
         )
+
+
+def _embedder(settings: Settings, store: Store, upstreams: Upstreams) -> Embedder | None:
+    if (model := settings.embedding_model) is None:
+        return None
+    if settings.embedding_url is None:
+        server = upstreams.configured_for(model)
+        # `read_settings` has seen to it that there is one.
+        assert server is not None
+    else:
+        config = UpstreamConfig(name="embeddings", url=settings.embedding_url, api_key=settings.embedding_api_key)
+        server = upstreams.server(config)
+    return Embedder(store, EmbeddingServer(server), model, dimensions=settings.embedding_dimensions)
+
+
+def _reranker(settings: Settings, upstreams: Upstreams) -> Reranker | None:
+    if settings.rerank_url is None:
+        return None
+    server = upstreams.server(UpstreamConfig(name="rerank", url=settings.rerank_url, api_key=settings.rerank_api_key))
+    return Reranker(RerankServer(server, settings.rerank_model))
 
 
 # --- HTTP
