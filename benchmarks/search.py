@@ -262,7 +262,10 @@ async def add_stores(url: str, count: int) -> None:
 
 def until_embedded(stores: list[str], folder: Path) -> None:
     """Until the log says that all of them are searched by the model's vectors."""
-    while not all(store in (folder / "log").read_text() for store in stores):
+    while True:
+        lines = [line for line in (folder / "log").read_text().splitlines() if "vector_store_embedded" in line]
+        if all(any(store in line for line in lines) for store in stores):
+            return
         time.sleep(0.5)
 
 
