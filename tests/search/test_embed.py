@@ -195,8 +195,9 @@ def test_what_was_ingested_without_a_model_is_embedded_when_there_is_one(
 
 
 def test_a_file_that_was_read_without_a_model_is_embedded_for_the_next_store(
-    database: Database, model: EmbeddingServer
+    database: Database, model: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ingest, "_RENEW_AGAIN_S", 0.05)
     with searching(database, None) as server:
         key = server.new_key()
         with stores_of(server, key) as stores:
