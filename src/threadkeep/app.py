@@ -27,15 +27,19 @@ from threadkeep.sandbox.bubblewrap import Bubblewrap
 from threadkeep.sandbox.environment import Environment, Installation
 from threadkeep.sandbox.selftest import Off, Tier
 from threadkeep.sandbox.sessions import Sessions, State, machine_bytes, room
+from threadkeep.search.embed import Embedder
 from threadkeep.search.ingest import Ingestion
 from threadkeep.search.parse import Parsers
 from threadkeep.search.query import Search
+from threadkeep.search.rerank import Reranker
 from threadkeep.settings import Settings
 from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_blobs, open_store
 from threadkeep.storage.outcomes import OUTCOME
 from threadkeep.tools.code_interpreter import CodeInterpreter
 from threadkeep.tools.file_search import FileSearch
 from threadkeep.tools.toolbox import Tools
+from threadkeep.upstream.config import UpstreamConfig
+from threadkeep.upstream.retrieval import EmbeddingServer, RerankServer
 from threadkeep.upstream.upstreams import Upstreams
 from threadkeep.worker import Worker
 
@@ -139,7 +143,8 @@ async def open_server(
             if settings.sandbox_install:
                 installation.start()
             sandbox.start()
-        search = Search(store)
+        embedder = _embedder(settings, store, upstreams)
+        search = Search(store, embedder, _reranker(settings, upstreams))
         tools = Tools(
             code_interpreter=CodeInterpreter(sandbox, store, bytes_of_files, settings.limits),
             file_search=FileSearch(store, search),
@@ -158,9 +163,16 @@ async def open_server(
             max_concurrent=settings.max_concurrent_runs,
             lease_s=settings.lease_seconds,
         )
-        parsers = Parsers(children=settings.max_concurrent_files)
+        parsers = Parsers(children=settings.max_concurrent_files, spool_folder=settings.data_dir)
         parts.push_async_callback(parsers.close)
-        ingestion = Ingestion(store, bytes_of_files, parsers, lease_s=settings.lease_seconds)
+        ingestion = Ingestion(
+            store,
+            bytes_of_files,
+            parsers,
+            lease_s=settings.lease_seconds,
+            max_file_tokens=settings.max_file_tokens,
+            embed=embedder,
+        )
         ingester = Worker(
             store, ingestion.handlers, max_concurrent=settings.max_concurrent_files, lease_s=settings.lease_seconds
         )
@@ -197,6 +209,9 @@ async def open_server(
         # Whoever serves has drained by then; this is for a server that never came to serve.
         parts.push_async_callback(worker.drain, 0)
         parts.push_async_callback(ingester.drain, 0)
+        if embedder is not None:
+            embedder.start(ingester.wake)
+            parts.push_async_callback(embedder.close)
         yield Server(
             store,
             upstreams,
@@ -211,6 +226,26 @@ async def open_server(
             search,
             api.build(context),
         )
+
+
+def _embedder(settings: Settings, store: Store, upstreams: Upstreams) -> Embedder | None:
+    if (model := settings.embedding_model) is None:
+        return None
+    if settings.embedding_url is None:
+        server = upstreams.configured_for(model)
+        # `read_settings` has seen to it that there is one.
+        assert server is not None
+    else:
+        config = UpstreamConfig(name="embeddings", url=settings.embedding_url, api_key=settings.embedding_api_key)
+        server = upstreams.server(config)
+    return Embedder(store, EmbeddingServer(server), model, dimensions=settings.embedding_dimensions)
+
+
+def _reranker(settings: Settings, upstreams: Upstreams) -> Reranker | None:
+    if settings.rerank_url is None:
+        return None
+    server = upstreams.server(UpstreamConfig(name="rerank", url=settings.rerank_url, api_key=settings.rerank_api_key))
+    return Reranker(RerankServer(server, settings.rerank_model))
 
 
 # --- HTTP

@@ -122,8 +122,9 @@ def _upstream_url(value: str) -> str:
     shown = without_password(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"'{shown}' is not an http:// or https:// URL")
-    if parts.path.rstrip("/").endswith("/chat/completions"):
-        raise ValueError(f"'{shown}' is the address of one operation: leave off /chat/completions")
+    for operation in ("/chat/completions", "/embeddings", "/rerank"):
+        if parts.path.rstrip("/").endswith(operation):
+            raise ValueError(f"'{shown}' is the address of one operation: leave off {operation}")
     return value.rstrip("/")
 
 
@@ -349,6 +350,54 @@ class Settings:
         "5",
         group="Models",
     )
+    embedding_model: str | None = setting(
+        TEXT,
+        None,
+        "The model whose vectors files of vector stores are searched by, beside their words. A changed model embeds "
+        "all files anew, in the background.",
+        "text-embedding-3-small",
+        group="Search",
+        default_shown="none: files are searched by their words only",
+    )
+    embedding_url: str | None = setting(
+        UPSTREAM_URL,
+        None,
+        "The base URL of the server whose /embeddings has that model.",
+        "http://127.0.0.1:11434/v1",
+        group="Search",
+        default_shown="the upstream that answers the model's name",
+    )
+    embedding_api_key: str | None = setting(
+        KEY, None, "The key that the server at --embedding-url wants.", "sk-...", group="Search", secret=True
+    )
+    embedding_dimensions: int | None = setting(
+        whole_number("NUMBER", 1, 4096),
+        None,
+        "To how many dimensions the model is asked to cut its vectors, if it can.",
+        "256",
+        group="Search",
+        default_shown="as many as the model has",
+    )
+    rerank_url: str | None = setting(
+        UPSTREAM_URL,
+        None,
+        "The base URL of a server whose /rerank puts what was found in a better order: in the form of Cohere, Jina, "
+        "vLLM and llama.cpp, or in that of Text Embeddings Inference.",
+        "http://127.0.0.1:8080/v1",
+        group="Search",
+        default_shown="none: the order stays as it is found",
+    )
+    rerank_model: str | None = setting(
+        TEXT,
+        None,
+        "The model that is asked for there.",
+        "jina-reranker-v2-base-multilingual",
+        group="Search",
+        default_shown="none is named",
+    )
+    rerank_api_key: str | None = setting(
+        KEY, None, "The key that the server at --rerank-url wants.", "sk-...", group="Search", secret=True
+    )
     run_expires_seconds: int = setting(
         whole_number("SECONDS", 1, 7 * 24 * 3600),
         600,
@@ -368,6 +417,13 @@ class Settings:
         2,
         "How many files of vector stores this node reads and indexes at once, beside its runs.",
         "4",
+        group="Runs",
+    )
+    max_file_tokens: int = setting(
+        whole_number("TOKENS", 1_000, 10**12),
+        5_000_000,
+        "The most tokens of text that a file of a vector store may hold.",
+        "50000000",
         group="Runs",
     )
     lease_seconds: float = setting(
@@ -533,7 +589,8 @@ class Settings:
 
     def secrets(self) -> list[str]:
         """What must never appear in a log line."""
-        found = {self.upstream_api_key, *_passwords(self.database_url)}
+        found = {self.upstream_api_key, self.embedding_api_key, self.rerank_api_key, *_passwords(self.database_url)}
+        found |= _passwords(self.embedding_url) | _passwords(self.rerank_url)
         for upstream in self.upstreams:
             found |= upstream.secrets | _passwords(upstream.url)
         return sorted(secret for secret in found if secret)
@@ -723,6 +780,10 @@ class _Reading:
                     **_general(settings),
                 )
             )
+        model = settings.embedding_model
+        if model is not None and settings.embedding_url is None and not any(each.answers(model) for each in upstreams):
+            named = settings.named_as("embedding_model")
+            raise WrongSettings([f"{named}: no upstream answers {_quoted(model)}. Give --embedding-url as well."])
         return Settings(**self.values, given=self.given, warnings=tuple(self.warnings), upstreams=tuple(upstreams))
 
     def _upstream(self, where: str, table: dict[str, Any], settings: Settings) -> UpstreamConfig | None:

@@ -146,9 +146,9 @@ def test_a_misspelt_key_in_the_file_stops_the_start_and_the_right_name_is_told(t
 
 
 def test_a_variable_of_another_version_is_told_and_ignored(tmp_path: Path) -> None:
-    settings = read_settings({}, {"THREADKEEP_EMBEDDING_MODEL": "x"}, folder=tmp_path)
+    settings = read_settings({}, {"THREADKEEP_TELEPATHY": "x"}, folder=tmp_path)
 
-    assert settings.warnings == ("THREADKEEP_EMBEDDING_MODEL is not a setting of this version and is ignored.",)
+    assert settings.warnings == ("THREADKEEP_TELEPATHY is not a setting of this version and is ignored.",)
 
 
 def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:

@@ -82,7 +82,11 @@ def test_a_hit_says_where_its_text_is(tx: Transaction) -> None:
 
 
 def reference(texts: Sequence[Mapping[str, int]], words: Sequence[str]) -> dict[int, float]:
-    """BM25 as the books have it."""
+    """BM25 as the books have it, as a share of what no passage reaches."""
+    most = 0.0
+    for word in words:
+        having = sum(word in other for other in texts)
+        most += 1.9 * math.log(1 + (len(texts) - having + 0.5) / (having + 0.5))
     mean = sum(sum(text.values()) for text in texts) / len(texts)
     scores: dict[int, float] = {}
     for place, text in enumerate(texts):
@@ -93,7 +97,7 @@ def reference(texts: Sequence[Mapping[str, int]], words: Sequence[str]) -> dict[
             rarity = math.log(1 + (len(texts) - having + 0.5) / (having + 0.5))
             score += rarity * often * 1.9 / (often + 0.9 * (0.6 + 0.4 * sum(text.values()) / mean))
         if score:
-            scores[place] = score
+            scores[place] = score / most
     return scores
 
 

@@ -280,10 +280,13 @@ EMPTY: dict[str, Attempt] = {
     "passages.search": lambda tx, o: tx.passages.search([o.store.id], ["secret"], None, 10),
     "vectors.covered": lambda tx, o: tx.vectors.covered(o.content, "model"),
     "vectors.forget": lambda tx, o: tx.vectors.forget(o.content, "model"),
+    "vectors.forget_unsearched": lambda tx, o: tx.vectors.forget_unsearched(o.content, "other"),
     "vectors.search": lambda tx, o: tx.vectors.search([o.store.id], "model", [1.0, 0.0], None, 10),
     "vector_stores.find": lambda tx, o: tx.vector_stores.find(o.store.id),
     "vector_stores.list": lambda tx, o: tx.vector_stores.list(ListQuery()).data,
     "vector_stores.count": lambda tx, o: tx.vector_stores.count(o.store.id, {"completed": 1}),
+    "vector_stores.adopt_model": lambda tx, o: tx.vector_stores.adopt_model(o.store.id, "model"),
+    "vector_stores.stale": lambda tx, o: tx.vector_stores.stale("model"),
     "vector_stores.delete": lambda tx, o: tx.vector_stores.delete(o.store.id),
     # Nothing is left of what is not there.
     "vector_stores.clear": lambda tx, o: not tx.vector_stores.clear(o.store.id),
@@ -293,6 +296,7 @@ EMPTY: dict[str, Attempt] = {
         + tx.vector_store_files.list(o.store.id, ListVectorStoreFilesQuery(filter="in_progress"), o.batch.id).data
     ),
     "vector_store_files.stores_of": lambda tx, o: tx.vector_store_files.stores_of(o.store_file.id, 10),
+    "vector_store_files.contents_of": lambda tx, o: tx.vector_store_files.contents_of(o.store.id),
     "vector_store_files.in_progress": lambda tx, o: tx.vector_store_files.in_progress(o.store.id),
     "vector_store_files.waiting_for": lambda tx, o: tx.vector_store_files.waiting_for(o.content),
     "vector_store_batches.find": lambda tx, o: tx.vector_store_batches.find(o.store.id, o.batch.id),

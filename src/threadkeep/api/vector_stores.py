@@ -23,6 +23,7 @@ from threadkeep.contract.vector_stores import (
     VectorStoreSearchRequest,
 )
 from threadkeep.search import stores
+from threadkeep.search.query import rewritten
 
 _FILE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # What `max_num_results` is when the request names none.
@@ -63,6 +64,8 @@ async def search_vector_store(call: Call) -> SearchResultsPage:
     store_id = call.path["vector_store_id"]
     request = await call.body(VectorStoreSearchRequest)
     queries = [request.query] if isinstance(request.query, str) else request.query
+    if request.rewrite_query:
+        queries = [rewritten(query) for query in queries]
     options = request.ranking_options
     if not stores.is_used_lately(await call.read(lambda tx: stores.get_unexpired(tx, store_id))):
         await call.write(lambda tx: stores.use(tx, store_id))
@@ -83,7 +86,7 @@ async def search_vector_store(call: Call) -> SearchResultsPage:
                 filename=each.filename,
                 score=each.score,
                 attributes=each.attributes,
-                content=[SearchResultContent(text=passage) for passage in each.passages],
+                content=[SearchResultContent(text=each.text)],
             )
             for each in found
         ],

@@ -2,6 +2,7 @@
 
     ingest   a file of a store:  what does it hold? ──▶ wait for the content ──▶ index its passages ──▶ completed
     content  what files hold:    read, cut, embed ──▶ ready: whoever waits goes on          nobody wants it ──▶ gone
+    embed    a store whose vectors are another model's than this server's, or a file that came without
     vector_store, tidy, forget:  what expired, deleted and detached things leave behind
 
 A content is known by the hash of its bytes and by how it was read and cut: files that hold the same share it, in all
@@ -26,7 +27,8 @@ from threadkeep.files.contents import Contents
 from threadkeep.files.files import FORGET
 from threadkeep.logs import Log, bound
 from threadkeep.search import stores
-from threadkeep.search.chunk import Chunk, Chunker
+from threadkeep.search.chunk import MAX_FILE_TOKENS, Chunk, Chunker
+from threadkeep.search.embed import EMBED
 from threadkeep.search.formats import Parser, parser_of
 from threadkeep.search.parse import ParseFailed, Parsers
 from threadkeep.search.stores import CONTENT, INGEST, STORE, TIDY, ingest_key
@@ -57,6 +59,8 @@ _LOOK_S: Final = 0.5
 # Embedding is tried for about a quarter of an hour, with pauses that double.
 _MAX_TRIES: Final = 10
 _LONGEST_PAUSE_S: Final = 300.0
+# Vectors of a new model are tried for as long as it takes: meanwhile there are the old ones.
+_RENEW_AGAIN_S: Final = 30.0
 # How many are taken out of a store, or stores a file out of, in one transaction.
 _FEW: Final = 20
 _ALL: Final = 1_000_000
@@ -90,14 +94,25 @@ Write = Callable[[Callable[[Transaction], T]], Awaitable[T]]
 
 
 class Embed(Protocol):
-    """Makes vectors of a content's passages."""
+    """Makes vectors of passages by the model that the server is set to, whose ``name`` is stored with them."""
+
+    @property
+    def name(self) -> str: ...
 
     async def __call__(self, project: str, content: int, write: "Fenced") -> None:
-        """Gives every passage that has none a vector of the model that the server is set to, if it is set to one.
+        """Gives every passage of the content that has none a vector.
 
         What it stores it stores through ``write``, a few passages at a time, and goes on where an earlier call ended.
         `UpstreamFailed` and `Unavailable`: it is called again later.
         """
+        ...
+
+    def has_all(self, tx: Transaction, content: int, passages: int) -> bool:
+        """Whether the content's ``passages`` have vectors, or can't have any."""
+        ...
+
+    async def renew(self, project: str, store_id: str, file_id: str | None, write: "Fenced") -> None:
+        """The same for all that a store holds, or one file of it, which is found by it from then on."""
         ...
 
 
@@ -140,11 +155,19 @@ class Ingestion:
     """The handlers, on one store and one worker of their own: that nothing here ever takes the place of a run."""
 
     def __init__(
-        self, store: Store, contents: Contents, parsers: Parsers, *, lease_s: float, embed: Embed | None = None
+        self,
+        store: Store,
+        contents: Contents,
+        parsers: Parsers,
+        *,
+        lease_s: float,
+        max_file_tokens: int = MAX_FILE_TOKENS,
+        embed: Embed | None = None,
     ) -> None:
         self._store = store
         self._contents = contents
         self._parsers = parsers
+        self._max_file_tokens = max_file_tokens
         self._lease_s = lease_s
         self._embed = embed
         self._leases: Leases | None = None
@@ -158,6 +181,7 @@ class Ingestion:
             STORE: self._settling(self._clear_store),
             TIDY: self._settling(self._tidy),
             FORGET: self._settling(self._forget),
+            EMBED: self._settling(self._renew_vectors),
         }
 
     def use(self, leases: Leases) -> None:
@@ -324,6 +348,7 @@ class Ingestion:
             def add(tx: Transaction, position: int = position, is_last: bool = is_last, terms: _Terms = terms) -> None:
                 tx.passages.index(store_id, file_id, position, terms)
                 if is_last:
+                    self._note_vectors(tx, store_id, file_id, content)
                     tx.vector_store_files.end(store_id, file_id, "completed", usage_bytes=content.bytes)
                     tx.work.finish(item.kind, item.key, held.lease.token)
 
@@ -333,6 +358,18 @@ class Ingestion:
                 held.settled = True
                 log.info("file_ingested", passages=position, bytes=content.bytes)
                 return
+
+    def _note_vectors(self, tx: Transaction, store_id: str, file_id: str, content: Content) -> None:
+        """Before the file is completed: by whose vectors it is found from now on."""
+        if self._embed is None:
+            if tx.vector_stores.model(store_id) is not None:
+                # What it holds is embedded when a server with a model comes across it.
+                tx.vector_stores.set_model(store_id, None)
+            return
+        tx.vector_stores.adopt_model(store_id, self._embed.name)
+        if not self._embed.has_all(tx, content.number, content.passages):
+            # It was read by a server with another model, or none.
+            tx.work.insert_absent(EMBED, ingest_key(store_id, file_id))
 
     async def _fail(self, held: Held, write: Fenced, error: VectorStoreFileError) -> None:
         item = held.lease.item
@@ -427,7 +464,10 @@ class Ingestion:
             raise _Unwanted
         body = held.prepared if isinstance(held.prepared, bytes) else None
         pieces = self._contents.read(source.blobs) if body is None else _once(body)
-        chunker = Chunker(source.chunking.max_chunk_size_tokens, source.chunking.chunk_overlap_tokens)
+        chunking = source.chunking
+        chunker = Chunker(
+            chunking.max_chunk_size_tokens, chunking.chunk_overlap_tokens, max_file_tokens=self._max_file_tokens
+        )
         position = content.passages
         # Cut again a file comes to the same passages: those that are there are passed over.
         to_skip = content.passages
@@ -587,6 +627,18 @@ class Ingestion:
         while not await write(tidy):
             pass
         held.settled = True
+
+    async def _renew_vectors(self, held: Held, write: Fenced) -> None:
+        item = held.lease.item
+        store_id, _, file_id = item.key.partition("/")
+        if self._embed is not None:
+            try:
+                await self._embed.renew(item.project, store_id, file_id or None, write)
+            except UpstreamFailed as error:
+                log.warning("embedding_failed", error=error)
+                await self._give_back(held, due_in_s=_RENEW_AGAIN_S)
+                return
+        await self._finish(held, write)
 
     async def _forget(self, held: Held, write: Fenced) -> None:
         item = held.lease.item

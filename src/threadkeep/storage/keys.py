@@ -32,6 +32,7 @@ FIND = Statement(
 REVOKE = Statement(
     sa.update(keys).where(keys.c.id == text("id_"), keys.c.revoked_at.is_(None)).values(revoked_at=number("now"))
 )
+PROJECTS = Statement(sa.select(projects.c.id).order_by(projects.c.id))
 ANY = Statement(sa.select(keys.c.id).limit(1))
 LIST = Statement(
     sa.select(keys.c.id, projects.c.id, projects.c.name, keys.c.hint, keys.c.created_at, keys.c.revoked_at)
@@ -72,6 +73,10 @@ class Projects:
         row = self._connection.row(FIND_PROJECT, {"name_": name})
         assert row is not None
         return row[0]
+
+    def ids(self) -> builtins.list[str]:
+        """All there are."""
+        return [row[0] for row in self._connection.rows(PROJECTS, {})]
 
 
 class Keys:

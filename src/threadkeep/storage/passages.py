@@ -281,6 +281,7 @@ class Passages:
     def search(self, stores: Sequence[str], terms: Sequence[str], filters: Filter | None, limit: int) -> list[Hit]:
         """The passages that answer best, best first, out of all these stores together.
 
+        Scores are BM25 as a share, above 0 and below 1, of the most that any passage could get for these words.
         A word that is there twice counts twice. Stores that are not there have nothing.
         """
         wanted = Counter(terms[:MAX_TERMS])
@@ -456,7 +457,7 @@ class Index:
 
 
 def _best(indexes: Sequence[Index], wanted: Mapping[str, int], limit: int) -> list[Place]:
-    """BM25 over all the stores as if they were one."""
+    """BM25 over all the stores as if they were one; see `Passages.search`."""
     import numpy as np  # noqa: PLC0415 - loads a lot
 
     count = sum(int(np.count_nonzero(index.lengths)) for index in indexes)
@@ -465,11 +466,13 @@ def _best(indexes: Sequence[Index], wanted: Mapping[str, int], limit: int) -> li
     mean = sum(int(index.lengths.sum(dtype=np.int64)) for index in indexes) / count
     scores = [np.zeros(len(index.lengths), np.float32) for index in indexes]
     # What a passage's length does to how much a word counts.
+    most = 0.0
     weights = [_K1 * (1 - _B + _B * index.lengths.astype(np.float32) / mean) for index in indexes]
     for term, times in wanted.items():
         found = [index.of(term) for index in indexes]
         having = sum(len(one[0]) for one in found if one is not None)
         rarity = times * float(np.log1p((count - having + 0.5) / (having + 0.5)))
+        most += rarity * (_K1 + 1)
         for one, sums, weight in zip(found, scores, weights, strict=True):
             if one is not None:
                 where, often = one
@@ -480,7 +483,7 @@ def _best(indexes: Sequence[Index], wanted: Mapping[str, int], limit: int) -> li
         if index.allowed is not None:
             sums[~index.allowed] = 0
         places += [
-            Place(index.store_id, index.store, index.number(place), float(sums[place]))
+            Place(index.store_id, index.store, index.number(place), float(sums[place]) / most)
             for place in highest(sums, limit)
             if sums[place] > 0
         ]

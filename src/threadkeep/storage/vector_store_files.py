@@ -153,6 +153,15 @@ COUNT_BATCH = Statement(
 )
 
 
+CONTENTS = Statement(
+    sa.select(_c.content)
+    .where(*_in_store, _c.content > number("after"))
+    .group_by(_c.content)
+    .order_by(_c.content)
+    .limit(number("limit"))
+)
+
+
 class StoredFile(NamedTuple):
     file: VectorStoreFile
     # None: it came alone.
@@ -284,6 +293,10 @@ class VectorStoreFiles:
                 IN_PROGRESS_OF_BATCH, store=store_id, in_progress="in_progress", batch=batch_id, limit=limit
             )
         return [row[0] for row in rows]
+
+    def contents_of(self, store_id: str, after: int = -1, limit: int = 100) -> builtins.list[int]:
+        """What the files of the store hold, each content once, in order, behind ``after``."""
+        return [row[0] for row in self._bound.rows(CONTENTS, store=store_id, after=after, limit=limit)]
 
     def waiting_for(self, content: int, limit: int = 100) -> builtins.list[tuple[str, str]]:
         """Files in progress that hold this content, each with its store."""

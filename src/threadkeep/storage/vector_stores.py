@@ -3,6 +3,7 @@
 A store that was deleted is seen by nobody from that moment; what it held goes piece by piece, see `VectorStores.clear`.
 """
 
+import builtins
 from collections.abc import Mapping
 
 import msgspec
@@ -90,6 +91,16 @@ SET_MODEL = Statement(
     sa.update(vector_stores)
     .where(*_one)
     .values(model=text("model"), vectors_version=_c.vectors_version + sa.literal_column("1", sa.Integer))
+)
+# A store in which nothing is yet: its first file is about to be completed.
+ADOPT_MODEL = Statement(
+    sa.update(vector_stores).where(*_one, _c.model.is_(None), _c.completed == _zero).values(model=text("model"))
+)
+STALE = Statement(
+    sa.select(_c.id)
+    .where(*_in_project, _c.id > text("after"), _c.completed > _zero, _c.model.is_distinct_from(text("model")))
+    .order_by(_c.id)
+    .limit(number("limit"))
 )
 
 # What a deleted store leaves, in the order in which it goes.
@@ -237,6 +248,14 @@ class VectorStores:
         """From now on the store is searched by this model's vectors: those that are there when this is called."""
         if not self._bound.run(SET_MODEL, store=store_id, model=model):
             raise not_found("vector store", store_id)
+
+    def adopt_model(self, store_id: str, model: str) -> None:
+        """A store without a completed file is searched by this model's vectors, unless by another's already."""
+        self._bound.run(ADOPT_MODEL, store=store_id, model=model)
+
+    def stale(self, model: str, after: str = "", limit: int = 100) -> builtins.list[str]:
+        """Stores with completed files that are not searched by this model's vectors, in order, behind ``after``."""
+        return [row[0] for row in self._bound.rows(STALE, model=model, after=after, limit=limit)]
 
     def delete(self, store_id: str) -> bool:
         """Whether there was such a store. Nobody sees it from now on; `clear` takes away what it held."""

@@ -22,8 +22,15 @@ from threadkeep.contract.vector_stores import Filter
 from threadkeep.storage.contents import CONTENT, GET
 from threadkeep.storage.filters import Compiled, Shape, compiled, condition
 from threadkeep.storage.passages import Hit, Passages, Place, highest
-from threadkeep.storage.statements import Bound, Statement, Upsert, number, text
-from threadkeep.storage.tables import HalfVector, passage_vectors, vector_store_spans, vectors
+from threadkeep.storage.statements import PROJECT, Bound, Statement, Upsert, number, text
+from threadkeep.storage.tables import (
+    HalfVector,
+    passage_vectors,
+    vector_store_files,
+    vector_store_spans,
+    vector_stores,
+    vectors,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +68,23 @@ COVERED = Statement(
 FORGET = Statement(
     sa.delete(vectors).where(_c.content == CONTENT, _c.model == _model),
     sa.delete(passage_vectors).where(_p.content == CONTENT, _p.model == _model),
+)
+_of_a_store = (
+    sa.select(vector_stores.c.number)
+    .join(vector_store_files, vector_store_files.c.store == vector_stores.c.number)
+    .where(
+        vector_stores.c.project_id == PROJECT,
+        vector_store_files.c.project_id == PROJECT,
+        vector_store_files.c.content == number("content"),
+    )
+)
+FORGET_UNSEARCHED = Statement(
+    sa.delete(vectors).where(
+        _c.content == CONTENT, _c.model != _model, ~_of_a_store.where(vector_stores.c.model == _c.model).exists()
+    ),
+    sa.delete(passage_vectors).where(
+        _p.content == CONTENT, _p.model != _model, ~_of_a_store.where(vector_stores.c.model == _p.model).exists()
+    ),
 )
 IS_AVAILABLE = Statement(
     sa.select(_once),
@@ -169,6 +193,10 @@ class Vectors:
 
     def forget(self, content: int, model: str) -> None:
         self._bound.run(FORGET, content=content, model=model)
+
+    def forget_unsearched(self, content: int, model: str) -> None:
+        """Forgets the vectors of all models but this by which no store that has the content is searched."""
+        self._bound.run(FORGET_UNSEARCHED, content=content, model=model)
 
     def search(
         self, stores: Sequence[str], model: str, vector: Sequence[float], filters: Filter | None, limit: int

@@ -35,6 +35,7 @@ from threadkeep.upstream.sse import MAX_EVENT_BYTES, EventTooLarge
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
 _LONGEST_ERROR_BODY = 64 * 1024
 _LONGEST_MODEL_LIST = 8 * 1024 * 1024
+_LONGEST_ANSWER = 64 * 1024 * 1024
 _MODEL_LIST_TIMEOUT_S = 5.0
 # How long the end of a complete answer is waited for, so that its connection can be used again.
 _TAIL_S = 0.05
@@ -114,6 +115,47 @@ class ChatCompletionsUpstream:
             timeout=self._timeout,
             allow_redirects=False,
         )
+
+    async def ask(self, operation: str, model: str, request: object, *, deadline: float) -> bytes:
+        """The whole answer of ``model``, by the upstream's name, to a request that is sent as JSON and changes nothing.
+
+        A failure that may pass is tried again, so often as the upstream is configured for; all before ``deadline``, of
+        ``time.monotonic()``. Raises ``UpstreamFailed``.
+        """
+        place, url, body = self.place(model), self.address(operation, model), _encode(request)
+        retries = 0
+        while True:
+            failure: UpstreamFailed
+            wait_s: float | None = None
+            patience_s = min(self.config.first_byte_timeout_s, max(deadline - time.monotonic(), 0.0))
+            try:
+                async with asyncio.timeout(patience_s):
+                    response = await self.post(url, body)
+                    try:
+                        if response.status == 200:
+                            return await _bounded(response, _LONGEST_ANSWER)
+                        said = await error_body(response)
+                    finally:
+                        response.release() if response.content.at_eof() else response.close()
+            except aiohttp.ConnectionTimeoutError:
+                failure = failures.unreachable(place, f"no connection within {self.config.connect_timeout_s:g} seconds")
+            except TimeoutError:
+                raise failures.silent(place, f"did not answer /{operation}", round(patience_s, 1)) from None
+            except (aiohttp.ClientError, OSError) as error:
+                failure = failures.unreachable(place, why(error))
+                wait_s = 0.0 if isinstance(error, aiohttp.ServerDisconnectedError) and not retries else None
+            else:
+                wait_s = _retry_after_s(response.headers)
+                failure = failures.refused(place, response.status, said, wait_s)
+                if response.status not in _RETRIED or failure.context_exceeded:
+                    raise failure
+                if not _may_help(response, said.decode(errors="replace")):
+                    raise failure
+            pause_s = min(0.5 * 2**retries, 8.0) * random.uniform(0.5, 1.0) if wait_s is None else wait_s
+            if retries >= self.config.max_retries or time.monotonic() + pause_s > deadline:
+                raise failure
+            retries += 1
+            await asyncio.sleep(pause_s)
 
     async def stream(
         self, request: ChatRequest, *, deadline: float | None = None

@@ -90,6 +90,7 @@ _CONTEXT = re.compile(
     r"|reduce the length of the (?:messages|input|prompt)|input tokens? (?:count )?(?:\(\d+\) )?exceeds?"
     r"|longer than the model'?s context|max_model_len|decoder prompt .{0,40}is longer|string too long.*tokens"
     r"|max_tokens must be at least 1, got -|requested tokens .{0,20}exceed|model_max_prompt_tokens_exceeded"
+    r"|input is too large to process"
     r"|too many tokens in (?:the )?prompt|exceeds the maximum number of tokens"
 )
 

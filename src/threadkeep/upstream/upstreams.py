@@ -71,14 +71,21 @@ class Upstreams:
         """In order of precedence, without the offline model."""
         return self._configured
 
+    def configured_for(self, model: str) -> ChatCompletionsUpstream | None:
+        """As ``for_model``, of those that are configured."""
+        return next((upstream for upstream in self._configured if upstream.config.answers(model)), None)
+
     def for_model(self, model: str) -> Upstream:
         """The first upstream whose patterns match. Raises ``NotFound`` when none does."""
         if is_offline(model) or not self._configured:
             return self._offline
-        for upstream in self._configured:
-            if upstream.config.answers(model):
-                return upstream
-        raise _no_model(model)
+        if (upstream := self.configured_for(model)) is None:
+            raise _no_model(model)
+        return upstream
+
+    def server(self, config: UpstreamConfig) -> ChatCompletionsUpstream:
+        """A server that answers no chats and is in no list, but shares the connections."""
+        return ChatCompletionsUpstream(config, self._session)
 
     async def relay(
         self, operation: Operation, model: str, body: bytes, *, named: str | None, headers: Mapping[str, str]
@@ -96,7 +103,7 @@ class Upstreams:
             from threadkeep.upstream import offline_chat  # noqa: PLC0415 - servers with an upstream do without
 
             return await offline_chat.answer(self._offline, model, body)
-        if (upstream := self._answerer(model)) is None:
+        if (upstream := self.configured_for(model)) is None:
             raise _no_model(model)
         return await relay(upstream, operation, model, body, named=named, headers=headers)
 
@@ -129,12 +136,9 @@ class Upstreams:
             spelt_out = (*upstream.config.models, *upstream.config.model_rename)
             named = [Model(id=n, created=0, owned_by=upstream.name) for n in spelt_out if not set(n) & set("*?[")]
             for model in (*models, *named):
-                if not is_offline(model.id) and self._answerer(model.id) is upstream:
+                if not is_offline(model.id) and self.configured_for(model.id) is upstream:
                     found.setdefault(model.id, model)
         return [*found.values(), *OFFLINE_MODELS]
-
-    def _answerer(self, model: str) -> ChatCompletionsUpstream | None:
-        return next((u for u in self._configured if u.config.answers(model)), None)
 
     async def _list_of(self, upstream: ChatCompletionsUpstream) -> list[Model]:
         try:
