@@ -138,6 +138,7 @@ class FileSearch:
                 max_num_results=options.max_num_results or (_FEW_RESULTS if is_first else _RESULTS),
                 ranker=used.ranker,
                 score_threshold=used.score_threshold,
+                joins=True,
             )
         results = await asyncio.to_thread(_within, found, _FEW_TOKENS if is_first else _TOKENS)
         number = index + await self._store.read(context.project, lambda tx: _calls_before(tx, run))
@@ -226,7 +227,7 @@ def _within(found: Sequence[Found], tokens: int) -> list[FileSearchResult]:
     """The first of what was found, up to so many tokens; the last of them may be cut."""
     results: list[FileSearchResult] = []
     for one in found:
-        text = "\n".join(one.passages)
+        text = one.text
         counted = tokenizer().count(text)
         if counted > tokens:
             text = tokenizer().beginning(text, tokens)
