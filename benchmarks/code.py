@@ -192,8 +192,8 @@ def main() -> None:
     with Model() as model, serving(model, arguments.environment.absolute(), arguments.pool) as (url, pid):
         client = Client(url, model)
         until_warm(pid, arguments.pool)
-        boxes = pss_bytes(below(pid))
-        print(f"idle: server {pss_bytes({pid}) / MIB:.0f} MB PSS, {boxes / MIB / arguments.pool:.0f} MB a warm box")
+        warm = pss_bytes(below(pid)) / MIB / arguments.pool
+        print(f"idle: server {pss_bytes({pid}) / MIB:.0f} MB PSS, {warm:.0f} MB a warm box")
         first: list[float] = []
         for _ in range(5):
             until_warm(pid, arguments.pool)
@@ -213,8 +213,9 @@ def main() -> None:
         with ThreadPoolExecutor(SESSIONS) as others:
             threads = [client.thread() for _ in range(SESSIONS)]
             list(others.map(one_plus_one, threads))
-            used = pss_bytes(below(pid))
-            print(f"{SESSIONS} sessions: {used / MIB / (SESSIONS + 6):.0f} MB PSS a box")
+            inside = below(pid)
+            boxes = sum(parent_of(each) == pid for each in inside)
+            print(f"{boxes} boxes, {SESSIONS} of them in use: {pss_bytes(inside) / MIB / boxes:.0f} MB PSS each")
             at_once = [took for _ in range(5) for took in others.map(one_plus_one, threads)]
             report(f"1+1 in {SESSIONS} sessions at once", at_once, 150)
             busy = [others.submit(client.run, each, BUSY.format(6)) for each in threads[: SESSIONS - 1]]

@@ -199,12 +199,14 @@ def test_a_box_gets_a_group_with_its_bounds(tree: Tree, monkeypatch: pytest.Monk
             (folder / name).touch()
 
     monkeypatch.setattr(Path, "mkdir", make)
-    group = Cgroups(tree.group).adopt(os.getpid(), Bounds(100, 8), cpus=2)
+    with subprocess.Popen(["sleep", "600"]) as process:
+        group = Cgroups(tree.group).adopt(process.pid, Bounds(100, 8), cpus=2)
+        process.kill()
     assert group is not None
     folder = tree.group / "1"
     assert (folder / "memory.max").read_text() == "100"
     assert (folder / "cpu.max").read_text() == "200000 100000"
-    assert (folder / "cgroup.procs").read_text() == str(os.getpid())
+    assert (folder / "cgroup.procs").read_text() == str(process.pid)
     (folder / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
     assert group.memory_kills() == 2
 

@@ -360,6 +360,8 @@ class Supervisor:
         else:
             if call.is_interrupted:
                 self._end_others()
+            # Between two looks code may make more than it may, and end.
+            self._count_files()
             self._end_call("error" if said.content == b"error" else "ok")
 
     def _end_others(self) -> None:
@@ -501,13 +503,11 @@ class Supervisor:
     def _interrupt(self) -> None:
         if self._call is not None:
             self._call.is_interrupted = True
-        if self._call is not None:
-            self._call.is_interrupted = True
         if self._executor is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._executor.pid, signal.SIGINT)
 
-    def _watch(self, now: float) -> None:
+    def _count_files(self) -> None:
         used = 0
         for fd in (self._data, *self._folders):
             room = os.fstatvfs(fd)
@@ -518,6 +518,9 @@ class Supervisor:
                 self._call.why = "inodes"
             self._end_call("died")
             os._exit(3)
+
+    def _watch(self, now: float) -> None:
+        self._count_files()
         call = self._call
         if call is None:
             return
