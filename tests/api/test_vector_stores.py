@@ -109,6 +109,8 @@ def test_a_request_that_breaks_the_contract_is_refused(client: httpx2.Client, bo
     ("body", "param"),
     [
         ({}, "query"),
+        ({"query": []}, "query"),
+        ({"query": ["x"] * 33}, "query"),
         ({"query": "x", "max_num_results": 51}, "max_num_results"),
         ({"query": "x", "ranking_options": {"score_threshold": 1.5}}, "ranking_options.score_threshold"),
         ({"query": "x", "filters": {"type": "like", "key": "a", "value": "b"}}, "filters.type"),

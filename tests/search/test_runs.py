@@ -6,10 +6,12 @@ from typing import Any
 
 import openai
 import pytest
+from msgspec.structs import replace
 
 from tests.support.stories import CREATED, FUNCTION, STEP, Story, call_ids, names_of, text_of
 from threadkeep.runs.execution import THREAD_DELETED
 from threadkeep.search.tokens import tokenizer
+from threadkeep.storage.store import Transaction
 from threadkeep.tools.file_search import queries_in
 from threadkeep.upstream.scripted import Call, Say, Usage
 
@@ -258,6 +260,27 @@ def test_both_stores_are_searched(story: Story, sdk: openai.OpenAI) -> None:
 
     results = stream.every("thread.run.step.completed")[0]["step_details"]["tool_calls"][0]["file_search"]["results"]
     assert {result["file_name"] for result in results} == {"bees.txt", "ants.txt"}
+
+
+def test_an_assistants_store_that_is_expired_or_gone_has_nothing(story: Story, sdk: openai.OpenAI) -> None:
+    store_id = a_store(sdk, bees="Bees dance.")
+    searching(story, store_id)
+
+    def expire(tx: Transaction) -> None:
+        store = tx.vector_stores.get(store_id)
+        tx.vector_stores.replace(replace(store, expires_at=store.created_at - 1))
+
+    story.server.write(story.project, expire)
+    story.model.says(searches("bees"), Say("No."), searches("bees"), Say("No."))
+    thread = story.thread("Bees?")
+
+    expired = story.stream_run(thread)
+    sdk.vector_stores.delete(store_id)
+    gone = story.stream_run(thread)
+
+    for stream in (expired, gone):
+        [call] = stream.every("thread.run.step.completed")[0]["step_details"]["tool_calls"]
+        assert (stream.run["status"], call["file_search"]["results"]) == ("completed", [])
 
 
 def test_the_number_of_results_is_the_tools(story: Story, sdk: openai.OpenAI) -> None:

@@ -210,7 +210,6 @@ REFUSED: dict[str, Attempt] = {
     "contents.append": lambda tx, o: tx.contents.append(o.content, 1, [NewPassage("stolen", 0, 6, 1)], None),
     "contents.finish": lambda tx, o: tx.contents.finish(o.content),
     "contents.fail": lambda tx, o: tx.contents.fail(o.content, A_FAILURE),
-    "contents.restart": lambda tx, o: tx.contents.restart(o.content),
     "passages.index": lambda tx, o: tx.passages.index(o.store.id, o.store_file.id, 1, [{"stolen": 1}]),
     "passages.remove": lambda tx, o: tx.passages.remove(o.store.id, o.store_file.id),
     "vectors.put": lambda tx, o: tx.vectors.put(o.content, "model", 0, [[0.0, 1.0]]),

@@ -255,24 +255,6 @@ def test_content_is_shared_by_key_and_read_from_where_it_ended(tx: Transaction) 
     assert [passage.position for passage in read] == [2, 0]
 
 
-def test_content_that_failed_is_read_again(tx: Transaction) -> None:
-    content = tx.contents.ensure("key").number
-    tx.contents.append(content, 0, [NewPassage("x", 0, 1, 1)], "half")
-    error = VectorStoreFileError(code="server_error", message="away")
-    tx.contents.fail(content, error)
-    assert (tx.contents.ensure("key").status, tx.contents.ensure("key").error) == ("failed", error)
-    tx.contents.restart(content)
-    found = tx.contents.ensure("key")
-    assert (found.number, found.status, found.error, found.passages, found.bytes) == (
-        content,
-        "in_progress",
-        None,
-        0,
-        0,
-    )
-    assert tx.contents.passages(content) == []
-
-
 def test_content_in_use_is_kept_and_one_of_nobody_goes(tx: Transaction) -> None:
     store, (file, other) = a_store(tx, 2)
     content = tx.contents.ensure("key").number

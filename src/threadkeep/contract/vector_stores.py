@@ -226,7 +226,8 @@ class SearchRankingOptions(Request):
 
 
 class VectorStoreSearchRequest(Request):
-    query: str | Annotated[list[str], Meta(min_length=1)]
+    # The schema has no upper bound. Each of them is a search of its own.
+    query: str | Annotated[list[str], Meta(min_length=1, max_length=32)]
     rewrite_query: bool | None = None
     # Null and absent mean 10.
     max_num_results: Annotated[int, Meta(ge=1, le=50)] | None = None

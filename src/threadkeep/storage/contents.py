@@ -43,11 +43,6 @@ END = Statement(
     .where(*_one, _c.status == text("was"))
     .values(status=text("status"), error=text("error"), progress=sa.null())
 )
-RESTART = Statement(
-    sa.update(contents)
-    .where(*_one)
-    .values(status=text("status"), error=sa.null(), progress=sa.null(), passages=_zero, bytes=_zero)
-)
 INSERT_PASSAGES = Upsert(passages)
 PASSAGES = Statement(
     sa.select(
@@ -180,13 +175,6 @@ class Contents:
     def fail(self, number: int, error: VectorStoreFileError) -> None:
         """There will be no (more) passages: the file can't be read."""
         if not self._bound.run(END, content=number, was="in_progress", status="failed", error=encode(error)):
-            raise _gone(number)
-
-    def restart(self, number: int) -> None:
-        """Forgets what was read, to read it again from the beginning. Only while nothing of it is indexed."""
-        while self._bound.run(DELETE_PASSAGES, content=number, most=10_000):
-            pass
-        if not self._bound.run(RESTART, content=number, status="in_progress"):
             raise _gone(number)
 
     def passages(self, number: int, first: int = 0, limit: int = 256) -> list[Passage]:

@@ -129,8 +129,11 @@ class FileSearch:
             ranker=(ranking and ranking.ranker) or "auto", score_threshold=ranking.score_threshold if ranking else 0.0
         )
         is_first = run.model.startswith(_FIRST_MODELS)
+        store_ids, before = await self._store.read(
+            context.project, lambda tx: (_stores_of(tx, run), _calls_before(tx, run))
+        )
         found: list[Found] = []
-        if queries and (store_ids := _stores_of(run)):
+        if queries and store_ids:
             found = await self._search.search(
                 context.project,
                 store_ids,
@@ -141,8 +144,7 @@ class FileSearch:
                 joins=True,
             )
         results = await asyncio.to_thread(_within, found, _FEW_TOKENS if is_first else _TOKENS)
-        number = index + await self._store.read(context.project, lambda tx: _calls_before(tx, run))
-        made = FileSearchCall(ranking_options=used, results=results, queries=queries, number=number)
+        made = FileSearchCall(ranking_options=used, results=results, queries=queries, number=before + index)
         return replace(call, file_search=made)
 
     def asked(self, call: ToolCall) -> str:
@@ -198,8 +200,12 @@ def _options(run: Run) -> FileSearchOptions:
     return (tools[0].file_search or FileSearchOptions()) if tools else FileSearchOptions()
 
 
-def _stores_of(run: Run) -> list[str]:
-    return run.tool_resources.file_search.vector_store_ids if run.tool_resources.file_search else []
+def _stores_of(tx: Transaction, run: Run) -> list[str]:
+    """Those that can be searched. What is left of an expired store is on its way out."""
+    if run.tool_resources.file_search is UNSET:
+        return []
+    stores = [tx.vector_stores.find(store_id) for store_id in run.tool_resources.file_search.vector_store_ids]
+    return [store.id for store in stores if store is not None and store.status != "expired"]
 
 
 def _is_being_read(tx: Transaction, run: Run) -> bool:
