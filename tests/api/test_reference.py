@@ -171,6 +171,10 @@ def test_what_an_answer_always_has_is_required_and_what_a_request_may_leave_out_
     assert schemas["CreateRunRequest"]["additionalProperties"] is False
 
 
+def test_what_is_only_stored_is_not_described(document: dict[str, Any]) -> None:
+    assert set(document["components"]["schemas"]["FileSearchCall"]["properties"]) == {"ranking_options", "results"}
+
+
 def test_extensions_are_marked_and_nothing_else(document: dict[str, Any]) -> None:
     marked = {
         (method, path)

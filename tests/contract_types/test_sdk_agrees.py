@@ -57,6 +57,7 @@ from threadkeep.contract.vector_stores import (
     VectorStoreFileBatch,
     VectorStoreSearchRequest,
 )
+from threadkeep.contract.wire import is_kept
 
 ANSWERS: list[tuple[type[Struct], type[BaseModel]]] = [
     (Assistant, sdk_beta.Assistant),
@@ -161,7 +162,7 @@ def test_the_comparison_notices_a_field_that_is_missing(ours: type[Struct], thei
 
 
 def _differences(path: str, ours: type[Struct], theirs: type[BaseModel]) -> list[str]:
-    our_types = {field.encode_name: field.type for field in msgspec.structs.fields(ours)}
+    our_types = {field.encode_name: field.type for field in msgspec.structs.fields(ours) if not is_kept(field.type)}
     config = ours.__struct_config__
     if config.tag_field is not None:
         our_types[config.tag_field] = Literal[config.tag]

@@ -23,7 +23,7 @@ from threadkeep.api.passthrough import PassThrough
 from threadkeep.api.resource import ID_PREFIXES, FormBody, Operation, PublicEndpoint
 from threadkeep.contract.events import EventName, object_of
 from threadkeep.contract.paging import Page
-from threadkeep.contract.wire import Request
+from threadkeep.contract.wire import Request, is_kept
 
 Schema = dict[str, Any]
 
@@ -384,6 +384,8 @@ class _Components:
             required.append(config.tag_field)
         comments = _comments(struct)
         for field in msgspec.structs.fields(kind):
+            if is_kept(field.type):
+                continue
             schema = self.schema(field.type)
             if (told := comments.get(field.name)) is not None:
                 schema = {**schema, "description": told}

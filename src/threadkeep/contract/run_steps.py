@@ -1,7 +1,7 @@
 """Run steps: what a run did, in order: a message it wrote, or tools it called."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from threadkeep.contract.metadata import Metadata
 from threadkeep.contract.runs import LastError, Usage
 from threadkeep.contract.tools import Ranker
-from threadkeep.contract.wire import Object
+from threadkeep.contract.wire import KEPT, Object
 
 StepType = Literal["message_creation", "tool_calls"]
 StepStatus = Literal["in_progress", "cancelled", "failed", "completed", "expired"]
@@ -88,9 +88,9 @@ class UsedRankingOptions(Object):
 class FileSearchCall(Object, omit_defaults=True):
     ranking_options: UsedRankingOptions | UnsetType = UNSET
     results: list[FileSearchResult] | UnsetType = UNSET
-    # Not of the contract, and shown to nobody: what the model asked, and the number that its marks bear.
-    queries: list[str] | UnsetType = UNSET
-    number: int | UnsetType = UNSET
+    # Not of the contract: what the model asked, and the number that its marks bear.
+    queries: Annotated[list[str] | UnsetType, KEPT] = UNSET
+    number: Annotated[int | UnsetType, KEPT] = UNSET
 
 
 class FileSearchToolCall(Object, tag_field="type", tag="file_search"):

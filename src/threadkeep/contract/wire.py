@@ -2,11 +2,18 @@
 
 from typing import Any, Final, dataclass_transform
 
-from msgspec import UNSET, Struct, StructMeta, field
+from msgspec import UNSET, Meta, Struct, StructMeta, field
 from msgspec.structs import force_setattr
 
 # Larger ones do not fit a database's columns, nor an upstream's.
 MAX_INTEGER: Final = 2**63 - 1
+# Annotates a property that is stored and never answered: descriptions of the API leave it out.
+KEPT: Final = Meta(extra={"kept": True})
+
+
+def is_kept(annotation: Any) -> bool:
+    """Whether a property of this type is only stored."""
+    return KEPT in getattr(annotation, "__metadata__", ())
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
