@@ -98,3 +98,16 @@ def test_both_halves_have_their_say() -> None:
     assert scores == sorted(scores, reverse=True)
     assert scores == pytest.approx([0.8, 0.6, 0.6, 0.3])
     assert [each.position for each in fused([words])] == [1, 2, 3]
+
+
+def test_a_file_in_two_stores_is_found_once() -> None:
+    both = [Hit("vs_a", "file", 1, 0, 0.9), Hit("vs_b", "file", 1, 0, 0.9), Hit("vs_a", "other", 2, 0, 0.1)]
+
+    assert [hit.file_id for hit in fused([both])] == ["file", "other"]
+
+
+def test_a_query_that_is_no_question_is_left_as_it_is_and_takes_no_time() -> None:
+    # The patterns would take the square of its length.
+    query = "x" + ", " * 40_000 + "y"
+
+    assert rewritten(query) == query

@@ -34,6 +34,8 @@ Ranker = Literal["none", "auto", "default-2024-11-15", "default_2024_08_21"]
 _CANDIDATES: Final = 50
 # Reciprocal rank fusion's only constant, as its authors have it.
 _K: Final = 60
+# Characters. What is longer is no question in a few words; and the patterns below take the square of it.
+_MAX_QUESTION: Final = 1_000
 # So many are shown to the model that puts them in order.
 _RERANKED: Final = 50
 
@@ -142,7 +144,10 @@ class Search:
 
 def rewritten(query: str) -> str:
     """The query without what is said around it: courtesies, question words, what ends a sentence. English only; what
-    else there is stays as it is, and so does a query of which nothing would be left."""
+    else there is stays as it is, and so does a query that is too long for a question or of which nothing would be left.
+    """
+    if len(query) > _MAX_QUESTION:
+        return query
     left = " ".join(query.split())
     while shorter := _POLITE.sub("", left, count=1):
         if shorter == left:
@@ -188,12 +193,16 @@ def _find(tx: Transaction, store_ids: Sequence[str], asked: _Asked, filters: Fil
 
 def fused(rankings: Sequence[Sequence[Hit]]) -> list[Hit]:
     """All the hits, each once, in the order of their ranks, with scores that fall along it."""
-    worth: dict[tuple[str, str, int], float] = {}
-    best: dict[tuple[str, str, int], Hit] = {}
+    worth: dict[tuple[str, int, int], float] = {}
+    best: dict[tuple[str, int, int], Hit] = {}
     for ranking in rankings:
+        ranked: set[tuple[str, int, int]] = set()
         for rank, hit in enumerate(ranking, 1):
-            key = hit.store_id, hit.file_id, hit.position
-            worth[key] = worth.get(key, 0.0) + 1 / (_K + rank)
+            # A file may be in two of the stores: it is one file.
+            key = hit.file_id, hit.content, hit.position
+            if key not in ranked:
+                ranked.add(key)
+                worth[key] = worth.get(key, 0.0) + 1 / (_K + rank)
             if key not in best or best[key].score < hit.score:
                 best[key] = hit
     # Of equal worth: the higher score, then whatever is always the same.
