@@ -137,7 +137,7 @@ if autogen.__version__.startswith("0.2."):
     left_out(WITH_FILE_IDS, "AutoGen 0.2 asks for beta.vector_stores, which openai has no longer")
 else:
     with doing(WITH_FILE_IDS):
-        # By this name of the first beta's only: file_ids beside file_search are not looked at.
+        # By this name of the first beta's only: the tool file_search gets none of file_ids.
         reader = new_agent(
             name="Reader",
             instructions="Look it up.",
