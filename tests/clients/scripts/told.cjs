@@ -27,7 +27,7 @@ exports.ok = (claim, shown) => {
 exports.leftOut = (what, why) => console.log(`left out\t${what}\t${why}`);
 // Whether the server runs code on this machine; where it does not, `what` is left out.
 exports.runsCode = (what) => {
-  if (!process.env.RUNS_CODE) exports.leftOut(what, 'code cannot be isolated on this machine');
+  if (!process.env.RUNS_CODE) exports.leftOut(what, 'no code runs on this machine: see docs/how-to/code-interpreter.md');
   return Boolean(process.env.RUNS_CODE);
 };
 exports.written = (name, text) => {

@@ -61,7 +61,7 @@ def runs_code(what):
     """Whether the server runs code on this machine; where it does not, ``what`` is left out."""
     if os.environ.get("RUNS_CODE"):
         return True
-    left_out(what, "code cannot be isolated on this machine")
+    left_out(what, "no code runs on this machine: see docs/how-to/code-interpreter.md")
     return False
 
 
