@@ -18,7 +18,7 @@ from bootstrap import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from tests.clients.suite import CLIENTS, Client, Outcome, Step, run
+from tests.clients.suite import CLIENTS, Client, Outcome, Step, isolates, run
 
 PAGE = ROOT / "docs" / "reference" / "compatibility.md"
 RECORD = re.compile(r"(?<=<!-- recorded -->\n).*(?=<!-- /recorded -->)", re.DOTALL)
@@ -34,6 +34,8 @@ def main() -> None:
         arguments.error(f"no client is called {', '.join(sorted(unknown))}")
     if asked.record and names:
         arguments.error("--record is about all of them")
+    if asked.record and not isolates():
+        arguments.error("--record is for a machine that runs code: see docs/how-to/code-interpreter.md, and ./test")
     done = [(client, attempt(client)) for client in CLIENTS if not names or client.name in names]
     print_table(done)
     if asked.record:

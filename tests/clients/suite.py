@@ -8,14 +8,18 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 import environments
 
+from tests.support.process import run as run_command
 from tests.support.process import serving
+from tests.support.sandbox import PLACE
 
 SCRIPTS = Path(__file__).parent / "scripts"
 PATIENCE_S = 240
@@ -145,18 +149,28 @@ class Outcome:
         return [step for step in self.steps if step.result == result]
 
 
+@cache
+def isolates() -> bool:
+    """Whether code can be run here: where it cannot, the scripts leave out what needs it, and say so."""
+    with tempfile.TemporaryDirectory(prefix="clients-") as folder:
+        told = run_command("sandbox", "status", "--sandbox-environment", str(PLACE), folder=Path(folder))
+    return told.status == 0
+
+
 def run(client: Client, folder: Path) -> Outcome:
     """Runs the client's script against a server of its own, both in ``folder``, which is empty."""
     command, more = client.command()
     began = time.monotonic()
     work = folder / "work"
     work.mkdir()
-    with serving(folder=folder) as server:
+    code = ("on", "--sandbox-environment", str(PLACE), "--sandbox-pool", "1") if isolates() else ("off",)
+    with serving("--code-interpreter", *code, folder=folder) as server:
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(work),
             "OPENAI_BASE_URL": f"{server.url}/v1",
             "OPENAI_API_KEY": "any",
+            "RUNS_CODE": "yes" if isolates() else "",
             # Nobody listens there: a client that wants anything from the internet fails, instead of reaching it.
             "HTTP_PROXY": "http://127.0.0.1:9",
             "HTTPS_PROXY": "http://127.0.0.1:9",

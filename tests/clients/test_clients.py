@@ -6,7 +6,8 @@ from pathlib import Path
 import environments
 import pytest
 
-from tests.clients.suite import CLIENTS, SCRIPTS, Client, run
+from tests.capabilities import missing
+from tests.clients.suite import CLIENTS, SCRIPTS, Client, isolates, run
 from tests.support.environments import environment, node_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,8 @@ def test_a_client_works_unchanged(client: Client, tmp_path: Path) -> None:
     outcome = run(client, tmp_path)
 
     assert outcome.is_good, outcome.shown
+    if not isolates():
+        missing("isolation for code, without which clients do all the rest", fix="see `threadkeep sandbox status`")
 
 
 def test_every_script_and_every_lock_belongs_to_a_client() -> None:

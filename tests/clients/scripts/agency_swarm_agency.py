@@ -1,11 +1,12 @@
 """Agency Swarm 0.x: an agency of two, tools, streams, a message from one agent to the other, a locked thread."""
 
 import os
+import time
 
 from agency_swarm import Agency, Agent, BaseTool, get_openai_client
 from agency_swarm.util.streaming import AgencyEventHandler
 from pydantic import Field
-from told import MODEL, SLOW, doing, equal, left_out, raising, true
+from told import ASKS_BOILING, BOILING, MODEL, SLOW, asks_to_run, doing, equal, raising, runs_code, true
 
 
 class GetWeather(BaseTool):
@@ -98,14 +99,32 @@ with doing("settings.json: the same assistants the next time"):
     Agency([again], shared_instructions="Be brief.")
     equal(again.id, chief.id)
 
+with doing("files_folder with documents: a vector store is made of them, and searched"):
+    os.mkdir("documents")
+    with open("documents/boiling.txt", "w") as file:
+        file.write(BOILING)
+    reader = Worker("Reader", files_folder=os.path.abspath("documents"))
+    library = Agency([reader])
+    [store_id] = client.beta.assistants.retrieve(reader.id).tool_resources.file_search.vector_store_ids
+    # It does not wait until the files have been read.
+    while client.vector_stores.retrieve(store_id).status == "in_progress":
+        time.sleep(0.05)
+    said = library.get_completion(ASKS_BOILING)
+    true(BOILING in said, said)
+    reader.delete()
+    equal(client.vector_stores.list().data, [])
+
 with doing("files for code interpreter; delete"):
     os.mkdir("shared")
     with open("shared/data.csv", "w") as file:
         file.write("a,b\n1,2\n")
     analyst = Worker("Analyst", files_folder=os.path.abspath("shared"))
-    Agency([analyst])
+    calculating = Agency([analyst])
     [file_id] = client.beta.assistants.retrieve(analyst.id).tool_resources.code_interpreter.file_ids
     true(client.files.retrieve(file_id).filename.endswith(".csv"))
+    if runs_code("code interpreter reads its file"):
+        said = calculating.get_completion(
+            asks_to_run("import glob\nprint(open(glob.glob('/mnt/data/*.csv')[0]).read().split())")
+        )
+        equal(said.strip(), "code_interpreter answered: ['a,b', '1,2']")
     analyst.delete()
-
-left_out("files_folder with documents (file search)", "the server has no vector stores yet")

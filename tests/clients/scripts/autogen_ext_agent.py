@@ -8,7 +8,19 @@ from autogen_agentchat.messages import TextMessage
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core import CancellationToken
 from autogen_ext.agents.openai import OpenAIAssistantAgent
-from told import ASKS_WEATHER, MODEL, doing, equal, left_out, raising, true, written
+from told import (
+    ASKS_BOILING,
+    ASKS_WEATHER,
+    BOILING,
+    MODEL,
+    asks_to_run,
+    doing,
+    equal,
+    raising,
+    runs_code,
+    true,
+    written,
+)
 
 TOKEN = CancellationToken()
 
@@ -52,7 +64,19 @@ async def main():
         thread = await client.beta.threads.retrieve(agent._thread_id)
         equal(len(thread.tool_resources.code_interpreter.file_ids), 2)
         equal(await ask(agent, "say: A table."), "A table.")
+        if runs_code("code interpreter reads the uploaded file"):
+            said = await ask(agent, asks_to_run("print(open('/mnt/data/data.csv').read().split())"))
+            equal(said.strip(), "code_interpreter answered: ['a,b', '1,2']")
         await agent.delete_uploaded_files(TOKEN)
+
+    with doing("on_upload_for_file_search; delete_vector_store"):
+        reader = new_agent(tools=["file_search"])
+        await reader.on_upload_for_file_search(str(written("boiling.txt", BOILING)), TOKEN)
+        said = await ask(reader, ASKS_BOILING)
+        true(BOILING in said, said)
+        await reader.delete_uploaded_files(TOKEN)
+        await reader.delete_vector_store(TOKEN)
+        equal((await client.vector_stores.list()).data, [])
 
     with doing("on_reset deletes the messages of the thread; save_state, load_state"):
         thread_id = agent._thread_id
@@ -84,8 +108,6 @@ async def main():
         with raising(ValueError, "Run failed"):
             await ask(agent, "fail: server_error Sorry.")
         await agent.delete_assistant(TOKEN)
-
-    left_out("on_upload_for_file_search", "the server has no vector stores yet")
 
 
 asyncio.run(main())

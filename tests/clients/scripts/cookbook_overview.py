@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
-from told import MODEL, doing, equal, left_out, true, written
+from told import MODEL, asks_to_run, doing, equal, runs_code, true, written
 
 client = openai.OpenAI()
 beta = client.beta
@@ -72,6 +72,35 @@ with doing("a file is uploaded and given to the assistant"):
     tutor = beta.assistants.update(tutor.id, tool_resources={"code_interpreter": {"file_ids": [file.id]}})
     equal(tutor.tool_resources.code_interpreter.file_ids, [file.id])
 
+with doing("a question about the file by file search: the step of the search, the answer with its citation"):
+    store = client.vector_stores.create(name="Papers")
+    client.vector_stores.files.create_and_poll(file_id=file.id, vector_store_id=store.id, poll_interval_ms=50)
+    tutor = beta.assistants.update(
+        tutor.id,
+        tools=[{"type": "code_interpreter"}, {"type": "file_search"}],
+        tool_resources={"file_search": {"vector_store_ids": [store.id]}},
+    )
+    thread = beta.threads.create()
+    run = waited(ask(tutor, thread, 'call file_search {"queries": ["What do language models learn?"]}'))
+    equal(run.status, "completed")
+    steps = beta.threads.runs.steps.list(thread_id=thread.id, run_id=run.id, order="asc").data
+    equal([step.type for step in steps], ["tool_calls", "message_creation"])
+    equal(steps[0].step_details.tool_calls[0].type, "file_search")
+    text = beta.threads.messages.list(thread_id=thread.id).data[0].content[0].text
+    true("few-shot learners" in text.value, text.value)
+    equal([a.file_citation.file_id for a in text.annotations], [file.id])
+
+if runs_code("the numbers computed by code interpreter"):
+    with doing("numbers computed by code interpreter: its code is read from the step"):
+        code = "a, b = 0, 1\nfor _ in range(20):\n    print(a, end=' ')\n    a, b = b, a + b"
+        thread = beta.threads.create()
+        run = waited(ask(tutor, thread, asks_to_run(code)))
+        equal(run.status, "completed")
+        first = beta.threads.runs.steps.list(thread_id=thread.id, run_id=run.id, order="asc").data[0]
+        call = first.step_details.tool_calls[0].code_interpreter
+        equal((call.input, call.outputs[0].logs.split()[-1]), (code, "4181"))
+        true("2584 4181" in conversation(thread)[-1])
+
 QUIZ = {
     "name": "show_quiz",
     "description": "Shows questions to the pupil and returns the answers.",
@@ -120,6 +149,3 @@ with doing("a function: a quiz is asked for, shown, and its answers are handed i
     steps = beta.threads.runs.steps.list(thread_id=thread.id, run_id=run.id, order="asc").data
     equal([step.type for step in steps], ["tool_calls", "message_creation"])
     equal(steps[0].step_details.tool_calls[0].function.output, json.dumps(answers))
-
-left_out("the question about the file by file search", "the server has no vector stores yet")
-left_out("the numbers computed by code interpreter", "the server runs no code yet")

@@ -8,7 +8,20 @@ from langchain_classic.agents.openai_assistant import OpenAIAssistantRunnable
 from langchain_community.agents.openai_assistant import OpenAIAssistantV2Runnable
 from langchain_core.agents import AgentFinish
 from langchain_core.tools import tool
-from told import ASKS_WEATHER, MODEL, doing, equal, left_out, raising, true, written
+from told import (
+    ASKS_BOILING,
+    ASKS_WEATHER,
+    BOILING,
+    MODEL,
+    asks_to_run,
+    doing,
+    equal,
+    left_out,
+    raising,
+    runs_code,
+    true,
+    written,
+)
 
 
 @tool
@@ -144,6 +157,23 @@ with doing("OpenAIAssistantV2Runnable: attachments, tool_resources"):
     [asked] = client.beta.threads.messages.list(message.thread_id, order="asc", limit=1).data
     equal([a.file_id for a in asked.attachments], [file.id])
 
-left_out(
-    "OpenAIAssistantV2Runnable: file_ids (always attaches for file search too)", "the server has no vector stores yet"
-)
+with doing("OpenAIAssistantV2Runnable: file_ids, which attach for file search too: an answer with a citation"):
+    with written("boiling.txt", BOILING).open("rb") as content:
+        file = client.files.create(file=content, purpose="assistants")
+    both = OpenAIAssistantV2Runnable.create_assistant(
+        name="Reader",
+        instructions="Look it up.",
+        tools=[{"type": "file_search"}, {"type": "code_interpreter"}],
+        model=MODEL,
+        check_every_ms=50,
+    )
+    [message] = both.invoke({"content": ASKS_BOILING}, file_ids=[file.id])
+    true(BOILING in message.content[0].text.value, message.content)
+    equal([a.file_citation.file_id for a in message.content[0].text.annotations], [file.id])
+
+if runs_code("OpenAIAssistantV2Runnable: code interpreter reads the file of file_ids"):
+    with doing("OpenAIAssistantV2Runnable: code interpreter reads the file of file_ids"):
+        [message] = both.invoke(
+            {"content": asks_to_run("print(open('/mnt/data/boiling.txt').read())")}, file_ids=[file.id]
+        )
+        true(BOILING in message.content[0].text.value, message.content)

@@ -4,7 +4,19 @@ import asyncio
 
 from llama_index.agent.openai import OpenAIAssistantAgent
 from llama_index.core.tools import FunctionTool
-from told import ASKS_WEATHER, MODEL, doing, equal, left_out, raising, true, written
+from told import (
+    ASKS_BOILING,
+    ASKS_WEATHER,
+    BOILING,
+    MODEL,
+    asks_to_run,
+    doing,
+    equal,
+    raising,
+    runs_code,
+    true,
+    written,
+)
 
 
 def get_weather(city: str) -> str:
@@ -75,4 +87,21 @@ with doing("reset: another thread"):
     true(agent.thread_id != before)
     equal(agent.chat("What is my name?").response, "You have not told me your name.")
 
-left_out("add_message with its default tool file_search", "the server has no vector stores yet")
+with doing("add_message with its default tool file_search: the attached file is searched and told"):
+    reader = OpenAIAssistantAgent.from_new(
+        name="Reader",
+        instructions="Look it up.",
+        openai_tools=[{"type": "file_search"}],
+        model=MODEL,
+        run_retrieve_sleep_time=0.05,
+    )
+    [file_id] = reader.upload_files([str(written("boiling.txt", BOILING))])
+    message = reader.add_message(ASKS_BOILING, file_ids=[file_id])
+    equal([tool.type for tool in message.attachments[0].tools], ["file_search"])
+    reader.run_assistant()
+    true(BOILING in reader.latest_message.content, reader.latest_message.content)
+
+if runs_code("code interpreter reads the files of from_new"):
+    with doing("code interpreter reads the files of from_new"):
+        answer = analyst.chat(asks_to_run("print(open('/mnt/data/data.csv').read().split())"))
+        equal(answer.response.strip(), "code_interpreter answered: ['a,b', '1,2']")

@@ -3,7 +3,22 @@
 import asyncio
 
 import openai
-from told import ASKS_WEATHER, MODEL, SLOW, WEATHER, doing, equal, left_out, raising, server_url, true, written
+from told import (
+    ASKS_BOILING,
+    ASKS_WEATHER,
+    BOILING,
+    MODEL,
+    SLOW,
+    WEATHER,
+    asks_to_run,
+    doing,
+    equal,
+    raising,
+    runs_code,
+    server_url,
+    true,
+    written,
+)
 
 client = openai.OpenAI()
 beta = client.beta
@@ -224,6 +239,119 @@ with doing("uploads: upload_file_chunked"):
     )
     equal((upload.status, upload.file.bytes), ("completed", 50_000))
 
+with doing("vector_stores: create, file_batches.upload_and_poll, files, search, update, delete"):
+    store = client.vector_stores.create(name="Handbooks")
+    uploads = [written("boiling.md", BOILING), written("freezing.md", "Ice melts at 0 degrees.")]
+    with uploads[0].open("rb") as first, uploads[1].open("rb") as second:
+        batch = client.vector_stores.file_batches.upload_and_poll(
+            vector_store_id=store.id, files=[first, second], poll_interval_ms=50
+        )
+    equal((batch.status, batch.file_counts.completed), ("completed", 2))
+    batched = client.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id)
+    equal({f.status for f in batched}, {"completed"})
+    extra = client.vector_stores.files.upload_and_poll(
+        vector_store_id=store.id, file=("extra.txt", b"Steam is hot."), attributes={"year": 2026}, poll_interval_ms=50
+    )
+    equal((extra.status, extra.attributes), ("completed", {"year": 2026}))
+    equal(
+        [part.text for part in client.vector_stores.files.content(extra.id, vector_store_id=store.id)],
+        ["Steam is hot."],
+    )
+    hits = client.vector_stores.search(store.id, query="When does water boil?").data
+    equal((hits[0].filename, hits[0].content[0].text), ("boiling.md", BOILING))
+    equal(client.vector_stores.files.delete(extra.id, vector_store_id=store.id).deleted, True)
+    equal(client.vector_stores.update(store.id, name="Physics").name, "Physics")
+    equal(client.vector_stores.retrieve(store.id).file_counts.total, 2)
+    equal([s.id for s in client.vector_stores.list()], [store.id])
+
+with doing("file search: create_and_run_poll, what the step found, a file_citation in the answer"):
+    reader = beta.assistants.create(
+        model=MODEL, tools=[{"type": "file_search"}], tool_resources={"file_search": {"vector_store_ids": [store.id]}}
+    )
+    run = beta.threads.create_and_run_poll(
+        assistant_id=reader.id, thread={"messages": [{"role": "user", "content": ASKS_BOILING}]}, poll_interval_ms=50
+    )
+    equal(run.status, "completed")
+    [_, step] = beta.threads.runs.steps.list(
+        run.id,
+        thread_id=run.thread_id,
+        include=["step_details.tool_calls[*].file_search.results[*].content"],
+    )
+    results = step.step_details.tool_calls[0].file_search.results
+    equal((results[0].file_name, results[0].content[0].text), ("boiling.md", BOILING))
+    text = beta.threads.messages.list(run.thread_id).data[0].content[0].text
+    true(BOILING in text.value, text.value)
+    citation = text.annotations[0]
+    equal((citation.type, citation.file_citation.file_id), ("file_citation", results[0].file_id))
+    equal(text.value[citation.start_index : citation.end_index], citation.text)
+
+with doing("file search: streamed, in a file that is attached to the message"):
+    with written("notes.txt", "The meeting is on Friday.").open("rb") as content:
+        file = client.files.create(file=content, purpose="assistants")
+    asked = {
+        "role": "user",
+        "content": 'call file_search {"queries": ["meeting"]}',
+        "attachments": [{"file_id": file.id, "tools": [{"type": "file_search"}]}],
+    }
+    with beta.threads.create_and_run_stream(assistant_id=reader.id, thread={"messages": [asked]}) as stream:
+        [message] = stream.get_final_messages()
+    equal([a.file_citation.file_id for a in message.content[0].text.annotations], [file.id])
+    equal(client.vector_stores.delete(store.id).deleted, True)
+
+if runs_code("code interpreter"):
+    with doing("code interpreter: a file in, what it printed in the step, a picture and a file_path in the answer"):
+        with written("sales.csv", "region,amount\nnorth,3\nsouth,4\nnorth,5\n").open("rb") as content:
+            file = client.files.create(file=content, purpose="assistants")
+        coder = beta.assistants.create(
+            model=MODEL,
+            tools=[{"type": "code_interpreter"}],
+            tool_resources={"code_interpreter": {"file_ids": [file.id]}},
+        )
+        code = """
+import matplotlib.pyplot as plt
+import pandas as pd
+sums = pd.read_csv("/mnt/data/sales.csv").groupby("region").amount.sum()
+sums.plot.bar()
+plt.show()
+sums.to_csv("/mnt/data/sums.csv")
+print("[the sums](sandbox:/mnt/data/sums.csv)")
+"""
+        run = beta.threads.create_and_run_poll(
+            assistant_id=coder.id,
+            thread={"messages": [{"role": "user", "content": asks_to_run(code)}]},
+            poll_interval_ms=50,
+        )
+        equal((run.status, run.last_error), ("completed", None))
+        [_, step] = beta.threads.runs.steps.list(run.id, thread_id=run.thread_id)
+        call = step.step_details.tool_calls[0].code_interpreter
+        equal((call.input, sorted(output.type for output in call.outputs)), (code, ["image", "logs"]))
+        picture, words = beta.threads.messages.list(run.thread_id).data[0].content
+        true(client.files.content(picture.image_file.file_id).read().startswith(b"\x89PNG"))
+        [link] = words.text.annotations
+        equal((link.type, link.text), ("file_path", "sandbox:/mnt/data/sums.csv"))
+        equal(client.files.content(link.file_path.file_id).text, "region,amount\nnorth,8\nsouth,4\n")
+
+    with doing("code interpreter: streamed, variables that stay, its input and output as they come"):
+
+        class Coding(openai.AssistantEventHandler):
+            def __init__(self):
+                super().__init__()
+                self.input = self.logs = ""
+
+            def on_tool_call_delta(self, delta, snapshot):
+                self.input += delta.code_interpreter.input or ""
+                for output in delta.code_interpreter.outputs or ():
+                    self.logs += output.logs
+
+        for code, logs in (("n = 6 * 7", ""), ("print(n)", "42\n")):
+            beta.threads.messages.create(run.thread_id, role="user", content=asks_to_run(code))
+            coding = Coding()
+            with beta.threads.runs.stream(
+                thread_id=run.thread_id, assistant_id=coder.id, event_handler=coding
+            ) as stream:
+                stream.until_done()
+            equal((stream.get_final_run().status, coding.input, coding.logs), ("completed", code, logs))
+
 with doing("models; chat completions on the same base URL"):
     true(MODEL in [model.id for model in client.models.list()])
     answer = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "say: Hello."}])
@@ -296,5 +424,3 @@ with doing("AzureOpenAI: assistant, thread, run by poll, stream, chat deployment
 with doing("delete the assistant and the thread"):
     equal(beta.threads.delete(thread.id).deleted, True)
     equal(beta.assistants.delete(assistant.id).deleted, True)
-
-left_out("vector_stores", "the server has none yet")

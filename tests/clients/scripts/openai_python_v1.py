@@ -3,7 +3,7 @@
 import asyncio
 
 import openai
-from told import ASKS_WEATHER, MODEL, WEATHER, doing, equal, raising, written
+from told import ASKS_WEATHER, MODEL, WEATHER, asks_to_run, doing, equal, raising, runs_code, true, written
 
 client = openai.OpenAI()
 
@@ -63,6 +63,35 @@ with doing("run by create_and_poll"):
     equal((answer.role, answer.content[0].text.value), ("assistant", "In 1932."))
     steps = client.beta.threads.runs.steps.list(run.id, thread_id=thread.id).data
     equal([step.type for step in steps], ["message_creation"])
+
+with doing("retrieval: the assistant's file is searched; a step of retrieval, a file_citation in the answer"):
+    asked = {"role": "user", "content": 'call file_search {"queries": ["When was the bridge opened?"]}'}
+    run = client.beta.threads.create_and_run_poll(
+        assistant_id=assistant.id, thread={"messages": [asked]}, poll_interval_ms=50
+    )
+    equal(run.status, "completed")
+    steps = client.beta.threads.runs.steps.list(run.id, thread_id=run.thread_id).data
+    equal(steps[1].step_details.tool_calls[0].type, "retrieval")
+    text = client.beta.threads.messages.list(run.thread_id).data[0].content[0].text
+    true("opened in 1932" in text.value, text.value)
+    equal([a.file_citation.file_id for a in text.annotations], [file.id])
+
+if runs_code("code interpreter"):
+    with doing("code interpreter: the assistant's file in, a file_path in the answer"):
+        code = """
+text = open("/mnt/data/knowledge.txt").read()
+open("/mnt/data/loud.txt", "w").write(text.upper())
+print("[it](sandbox:/mnt/data/loud.txt)")
+"""
+        run = client.beta.threads.create_and_run_poll(
+            assistant_id=assistant.id,
+            thread={"messages": [{"role": "user", "content": asks_to_run(code)}]},
+            poll_interval_ms=50,
+        )
+        equal(run.status, "completed")
+        answer = client.beta.threads.messages.list(run.thread_id).data[0]
+        [link] = answer.content[0].text.annotations
+        equal(client.files.content(link.file_path.file_id).text, "THE BRIDGE WAS OPENED IN 1932.")
 
 with doing("run by stream"):
     client.beta.threads.messages.create(thread.id, role="user", content="say: Ninety years and more.")

@@ -13,9 +13,14 @@ sys.modules["pybars"] = types.SimpleNamespace(Compiler=object, PybarsError=Excep
 import openai
 from semantic_kernel.agents import AssistantAgentThread, AzureAssistantAgent, OpenAIAssistantAgent
 from semantic_kernel.agents.open_ai.run_polling_options import RunPollingOptions
-from semantic_kernel.contents import FunctionCallContent, FunctionResultContent
+from semantic_kernel.contents import (
+    AnnotationContent,
+    FunctionCallContent,
+    FunctionResultContent,
+    StreamingAnnotationContent,
+)
 from semantic_kernel.functions import kernel_function
-from told import MODEL, doing, equal, left_out, raising, server_url, true, written
+from told import ASKS_BOILING, BOILING, MODEL, asks_to_run, doing, equal, raising, runs_code, server_url, true, written
 
 QUICK = RunPollingOptions(default_polling_interval=timedelta(milliseconds=50))
 ASKS = 'call Weather-get_weather {"city": "Oslo"}'
@@ -103,6 +108,27 @@ async def main():
         analyst = await new_agent(tools=tools, tool_resources=resources)
         equal(str((await analyst.get_response("say: A table.")).content), "A table.")
 
+    if runs_code("code interpreter: its output, and the file that it wrote"):
+        with doing("code interpreter: its output, and the file that it wrote"):
+            code = "open('/mnt/data/out.txt', 'w').write('x')\nprint('[it](sandbox:/mnt/data/out.txt)', 6 * 7)"
+            answer = await analyst.get_response(asks_to_run(code))
+            true("42" in str(answer.content), answer.content)
+            [link] = [item for item in answer.items if isinstance(item, AnnotationContent)]
+            equal((await client.files.content(link.file_id)).text, "x")
+
+    with doing("configure_file_search_tool: a citation by polling and by stream"):
+        with written("boiling.txt", BOILING).open("rb") as content:
+            file = await client.files.create(file=content, purpose="assistants")
+        store = await client.vector_stores.create(name="Notes")
+        await client.vector_stores.files.create_and_poll(file_id=file.id, vector_store_id=store.id, poll_interval_ms=50)
+        tools, resources = OpenAIAssistantAgent.configure_file_search_tool(store.id)
+        reader = await new_agent(tools=tools, tool_resources=resources)
+        answer = await reader.get_response(ASKS_BOILING)
+        true(BOILING in str(answer.content), answer.content)
+        equal([i.file_id for i in answer.items if isinstance(i, AnnotationContent)], [file.id])
+        streamed = [i async for r in reader.invoke_stream(messages=ASKS_BOILING) for i in r.message.items]
+        equal([i.file_id for i in streamed if isinstance(i, StreamingAnnotationContent)], [file.id])
+
     with doing("a failed run is an error"), raising(Exception, "Run failed with status: `failed`"):
         await agent.get_response("fail: server_error Sorry.")
 
@@ -119,8 +145,6 @@ async def main():
     with doing("delete"):
         await thread.delete()
         equal((await client.beta.assistants.delete(definition.id)).deleted, True)
-
-    left_out("configure_file_search_tool", "the server has no vector stores yet")
 
 
 asyncio.run(main())

@@ -14,12 +14,22 @@ exports.WEATHER = {
   },
 };
 exports.ASKS_WEATHER = 'call get_weather {"city": "Oslo"}';
+// The model is told what to look for, and repeats what it reads: with the mark of the passage, which becomes a citation.
+exports.ASKS_BOILING = 'call file_search {"queries": ["At how many degrees does water boil?"]}';
+exports.BOILING = 'Water boils at 100 degrees.';
+// The message at which the model calls code interpreter with this code, and then repeats what it printed.
+exports.asksToRun = (code) => `call code_interpreter ${JSON.stringify({ input: code })}`;
 exports.serverUrl = () => process.env.OPENAI_BASE_URL.replace(/\/v1$/, '');
 exports.equal = (actual, expected) => deepStrictEqual(actual, expected);
 exports.ok = (claim, shown) => {
   if (!claim) throw new Error(`not so: ${JSON.stringify(shown)}`);
 };
 exports.leftOut = (what, why) => console.log(`left out\t${what}\t${why}`);
+// Whether the server runs code on this machine; where it does not, `what` is left out.
+exports.runsCode = (what) => {
+  if (!process.env.RUNS_CODE) exports.leftOut(what, 'no code runs on this machine: see docs/how-to/code-interpreter.md');
+  return Boolean(process.env.RUNS_CODE);
+};
 exports.written = (name, text) => {
   fs.writeFileSync(name, text);
   return name;

@@ -4,6 +4,7 @@ Standard library only, and old Python: it runs in every client's own environment
 in OPENAI_BASE_URL and OPENAI_API_KEY, where the clients look for them.
 """
 
+import json
 import os
 import sys
 import traceback
@@ -22,6 +23,9 @@ WEATHER = {
     },
 }
 ASKS_WEATHER = 'call get_weather {"city": "Oslo"}'
+# The model is told what to look for, and repeats what it reads: with the mark of the passage, which becomes a citation.
+ASKS_BOILING = 'call file_search {"queries": ["At how many degrees does water boil?"]}'
+BOILING = "Water boils at 100 degrees."
 
 
 @contextmanager
@@ -51,6 +55,19 @@ def raising(kind, words=""):
 
 def left_out(what, why):
     print(f"left out\t{what}\t{why}", flush=True)
+
+
+def runs_code(what):
+    """Whether the server runs code on this machine; where it does not, ``what`` is left out."""
+    if os.environ.get("RUNS_CODE"):
+        return True
+    left_out(what, "no code runs on this machine: see docs/how-to/code-interpreter.md")
+    return False
+
+
+def asks_to_run(code):
+    """The message at which the model calls code interpreter with this code, and then repeats what it printed."""
+    return f"call code_interpreter {json.dumps({'input': code})}"
 
 
 def equal(actual, expected):
