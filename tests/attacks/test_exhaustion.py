@@ -229,7 +229,8 @@ def test_a_hundred_thousand_names_end_the_session_and_nothing_else(attacker: Att
     assert ran.status == "completed"
     bounds = ("files; the session is lost", "No space left", "ran out of memory", "was stopped", "were lost")
     assert ran.logs == "" or any(each in ran.logs for each in bounds), ran.logs[-1000:]
-    assert attacker.run("import os; print(len(os.listdir('/tmp')) < 5_001)").logs.endswith("True\n")
+    # What is counted at the end of a call may end the session of the next one.
+    assert "True\n" in attacker.run("import os; print(len(os.listdir('/tmp')) < 5_001)").logs
 
 
 LEFT_BEHIND = {

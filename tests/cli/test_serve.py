@@ -263,10 +263,10 @@ def test_other_machines_are_let_in_only_when_there_is_a_key(tmp_path: Path) -> N
 
 
 def test_a_variable_that_is_no_setting_is_logged_and_does_not_stop_the_start(tmp_path: Path) -> None:
-    with serving(folder=tmp_path, environment={"THREADKEEP_EMBEDDING_MODEL": "x"}) as server:
+    with serving(folder=tmp_path, environment={"THREADKEEP_NO_SUCH_THING": "x"}) as server:
         assert server.stop() == 0
 
-    assert "THREADKEEP_EMBEDDING_MODEL is not a setting of this version" in server.errors
+    assert "THREADKEEP_NO_SUCH_THING is not a setting of this version" in server.errors
 
 
 def test_a_killed_server_leaves_nothing_locked(tmp_path: Path) -> None:
