@@ -138,8 +138,9 @@ def test_the_doctor_names_each_problem_and_what_to_do(tmp_path: Path) -> None:
     lines = [line.removeprefix("problem").strip() for line in ill.output.splitlines() if line.startswith("problem")]
     problems = [line.split("  ")[0] for line in lines]
     assert ill.status == 1
-    assert problems == ["data folder", "database", "upstream default", "code interpreter"]
-    assert ill.output.endswith("4 to fix.\n")
+    # The code interpreter lacks its environment here, and on some machines bubblewrap as well.
+    assert list(dict.fromkeys(problems)) == ["data folder", "database", "upstream default", "code interpreter"]
+    assert ill.output.endswith(f"{len(problems)} to fix.\n")
     assert "hunter22" not in ill.output
     assert "sk-upstream-123456" not in ill.output
 
