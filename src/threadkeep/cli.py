@@ -334,7 +334,8 @@ def screen(settings: Settings, address: str, seen: dict[str, list[str] | str], k
     rows.append(("on", "assistants, threads, messages, runs, streaming, function calling, files, uploads"))
     rows.append(("", "the first beta (v1), Azure's paths, chat completions passed on"))
     rows.append(("code", code))
-    rows.append(("off", "file search: comes with a later version"))
+    how = "words alone" if settings.embedding_model is None else f"words and by meaning ({settings.embedding_model})"
+    rows.append(("search", f"vector stores and file search, by {how}"))
     snippet = SNIPPET.format(
         address=reachable(address), key="any" if keys is None else "YOUR-KEY", model=model_to_try(settings, seen)
     )

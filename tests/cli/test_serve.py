@@ -50,7 +50,7 @@ def test_the_start_says_at_a_glance_what_runs_where(tmp_path: Path) -> None:
     assert "offline, which answers by rule and is not a language model" in screen
     assert "any key will do, from this machine only" in screen
     assert "\n  code     " in screen
-    assert "file search: comes with a later version" in screen
+    assert "search   vector stores and file search, by words alone" in screen
     assert [line for line in server.lines if LISTENING in line] == [f"{LISTENING}{url}"]
 
 

@@ -290,7 +290,7 @@ class Sessions:
         self._absence = absence or (lambda: environments.absence(place))
         self._tell = tell
         self._test = examine
-        self._state: State = Starting("it has not been tested yet")
+        self._state: State = Starting("its self-test is under way")
         self._is_closed = False
         # Set while it is known whether code can run.
         self._is_settled = asyncio.Event()
