@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from threadkeep.contract.errors import ThreadkeepError
 from threadkeep.contract.files import MAX_FILE_BYTES
+from threadkeep.contract.tools import MAX_FILE_TOKENS
 from threadkeep.sandbox.environment import DEFAULT
 from threadkeep.sandbox.limits import Limits
 from threadkeep.upstream.config import UpstreamConfig
@@ -421,7 +422,7 @@ class Settings:
     )
     max_file_tokens: int = setting(
         whole_number("TOKENS", 1_000, 10**12),
-        5_000_000,
+        MAX_FILE_TOKENS,
         "The most tokens of text that a file of a vector store may hold.",
         "50000000",
         group="Runs",

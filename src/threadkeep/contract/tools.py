@@ -1,6 +1,6 @@
 """Tools a model may be given, the resources they work on, and how the model must answer."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
 from msgspec.structs import force_setattr
@@ -174,6 +174,12 @@ class ModifyToolResources(Request):
 
     code_interpreter: ModifyCodeInterpreterResources | UnsetType | None = UNSET
     file_search: ModifyFileSearchResources | UnsetType | None = UNSET
+
+
+# What `auto` means, and how many tokens one file of a vector store may hold.
+AUTO_CHUNK_TOKENS: Final = 800
+AUTO_OVERLAP_TOKENS: Final = 400
+MAX_FILE_TOKENS: Final = 5_000_000
 
 
 class AutoChunkingStrategy(Request, tag_field="type", tag="auto"):

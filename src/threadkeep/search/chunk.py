@@ -9,13 +9,9 @@ from typing import Final, NamedTuple
 import numpy
 from numpy.typing import NDArray
 
+from threadkeep.contract.tools import AUTO_CHUNK_TOKENS, AUTO_OVERLAP_TOKENS, MAX_FILE_TOKENS
 from threadkeep.search.parse import ParseFailed
 from threadkeep.search.tokens import Tokenizer, tokenizer
-
-# The contract's: what `auto` means, and how much one file may hold.
-DEFAULT_MAX_TOKENS: Final = 800
-DEFAULT_OVERLAP_TOKENS: Final = 400
-MAX_FILE_TOKENS: Final = 5_000_000
 
 # Characters that are encoded in one go. The tokenizer's time for a single word grows a little faster than its length.
 _WINDOW: Final = 64 * 1024
@@ -47,8 +43,8 @@ class Chunker:
 
     def __init__(
         self,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        overlap_tokens: int = DEFAULT_OVERLAP_TOKENS,
+        max_tokens: int = AUTO_CHUNK_TOKENS,
+        overlap_tokens: int = AUTO_OVERLAP_TOKENS,
         *,
         max_file_tokens: int | None = MAX_FILE_TOKENS,
         tokens: Tokenizer | None = None,

@@ -11,23 +11,24 @@ what it stores says where to go on: a node that dies loses nothing, and whoever 
 reading the file. Work that is removed (a batch cancelled, a file detached) stops at its next transaction.
 """
 
+from __future__ import annotations
+
 import asyncio
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from threadkeep.contract.errors import LeaseLost, ThreadkeepError, Unavailable, UpstreamFailed
-from threadkeep.contract.tools import StaticChunking
+from threadkeep.contract.tools import MAX_FILE_TOKENS, StaticChunking
 from threadkeep.contract.vector_stores import VectorStoreFileError
 from threadkeep.files.contents import Contents
 from threadkeep.files.files import FORGET
 from threadkeep.logs import Log, bound
 from threadkeep.search import stores
-from threadkeep.search.chunk import MAX_FILE_TOKENS, Chunk, Chunker
 from threadkeep.search.embed import EMBED
 from threadkeep.search.formats import Parser, parser_of
 from threadkeep.search.parse import ParseFailed, Parsers
@@ -38,6 +39,9 @@ from threadkeep.storage.contents import Content, NewPassage, Passage
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.storage.vector_store_files import StoredFile
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
+
+if TYPE_CHECKING:
+    from threadkeep.search.chunk import Chunk, Chunker
 
 log = Log(__name__)
 
@@ -99,7 +103,7 @@ class Embed(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def __call__(self, project: str, content: int, write: "Fenced") -> None:
+    async def __call__(self, project: str, content: int, write: Fenced) -> None:
         """Gives every passage of the content that has none a vector.
 
         What it stores it stores through ``write``, a few passages at a time, and goes on where an earlier call ended.
@@ -111,7 +115,7 @@ class Embed(Protocol):
         """Whether the content's ``passages`` have vectors, or can't have any."""
         ...
 
-    async def renew(self, project: str, store_id: str, file_id: str | None, write: "Fenced") -> None:
+    async def renew(self, project: str, store_id: str, file_id: str | None, write: Fenced) -> None:
         """The same for all that a store holds, or one file of it, which is found by it from then on."""
         ...
 
@@ -464,10 +468,7 @@ class Ingestion:
             raise _Unwanted
         body = held.prepared if isinstance(held.prepared, bytes) else None
         pieces = self._contents.read(source.blobs) if body is None else _once(body)
-        chunking = source.chunking
-        chunker = Chunker(
-            chunking.max_chunk_size_tokens, chunking.chunk_overlap_tokens, max_file_tokens=self._max_file_tokens
-        )
+        chunker = await asyncio.to_thread(_chunker, source.chunking, self._max_file_tokens)
         position = content.passages
         # Cut again a file comes to the same passages: those that are there are passed over.
         to_skip = content.passages
@@ -697,3 +698,10 @@ async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
 
 def _ms_from_now(seconds: float) -> int:
     return round((time.time() + seconds) * 1000)
+
+
+def _chunker(chunking: StaticChunking, max_file_tokens: int) -> Chunker:
+    """Not for an event loop: what counts tokens takes a while to load."""
+    from threadkeep.search.chunk import Chunker  # noqa: PLC0415 - a server that ingests nothing does without
+
+    return Chunker(chunking.max_chunk_size_tokens, chunking.chunk_overlap_tokens, max_file_tokens=max_file_tokens)

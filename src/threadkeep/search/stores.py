@@ -20,6 +20,8 @@ from threadkeep.contract.ids import created_at, new_id
 from threadkeep.contract.metadata import Attributes, Metadata
 from threadkeep.contract.paging import Page
 from threadkeep.contract.tools import (
+    AUTO_CHUNK_TOKENS,
+    AUTO_OVERLAP_TOKENS,
     AutoChunkingStrategy,
     ChunkingStrategy,
     CodeInterpreterResources,
@@ -43,7 +45,6 @@ from threadkeep.contract.vector_stores import (
     VectorStoreFileContent,
     VectorStoreFileError,
 )
-from threadkeep.search.chunk import DEFAULT_MAX_TOKENS, DEFAULT_OVERLAP_TOKENS
 from threadkeep.search.formats import check_supported, parser_of
 from threadkeep.storage.contents import Passage
 from threadkeep.storage.store import Store, Transaction
@@ -399,9 +400,7 @@ def chunking_of(asked: ChunkingStrategy | None) -> StaticChunkingStrategy:
     match asked:
         case None | AutoChunkingStrategy():
             return StaticChunkingStrategy(
-                static=StaticChunking(
-                    max_chunk_size_tokens=DEFAULT_MAX_TOKENS, chunk_overlap_tokens=DEFAULT_OVERLAP_TOKENS
-                )
+                static=StaticChunking(max_chunk_size_tokens=AUTO_CHUNK_TOKENS, chunk_overlap_tokens=AUTO_OVERLAP_TOKENS)
             )
         case StaticChunkingStrategy():
             return asked

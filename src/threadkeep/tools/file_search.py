@@ -30,7 +30,6 @@ from threadkeep.contract.runs import Run
 from threadkeep.contract.tools import FileSearchOptions, FileSearchTool, FunctionDefinition
 from threadkeep.logs import Log
 from threadkeep.search.query import Found, Search
-from threadkeep.search.tokens import tokenizer
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.tools.toolbox import CallContext, Marks, Tell
 
@@ -231,6 +230,8 @@ def _is_being_read(tx: Transaction, run: Run) -> bool:
 
 def _within(found: Sequence[Found], tokens: int) -> list[FileSearchResult]:
     """The first of what was found, up to so many tokens; the last of them may be cut."""
+    from threadkeep.search.tokens import tokenizer  # noqa: PLC0415 - loads a lot, and here in a thread
+
     results: list[FileSearchResult] = []
     for one in found:
         text = one.text
