@@ -46,6 +46,9 @@ def test_a_model_that_nobody_answers_is_not_found() -> None:
         ("llama3:8b", 8_192),
         ("Qwen/Qwen2.5-7B-Instruct", 32_768),
         ("claude-3-5-sonnet", 200_000),
+        ("phi3:mini", 16_384),
+        ("microsoft/phi-4", 16_384),
+        ("dolphin", DEFAULT_WINDOW),
         ("never-heard-of-it", DEFAULT_WINDOW),
     ],
 )

@@ -51,7 +51,9 @@ WINDOWS: tuple[tuple[str, int], ...] = (
     ("*qwen2*", 32_768),
     ("*qwen*", 131_072),
     ("*phi-3*4k*", 4_096),
-    ("*phi*", 16_384),
+    # As a word: "dolphin" is none of them.
+    ("phi*", 16_384),
+    ("*[-_/:.]phi*", 16_384),
     ("*command-r*", 131_072),
     ("grok-3*", 131_072),
     ("grok*", 262_144),
