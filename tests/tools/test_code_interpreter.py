@@ -36,7 +36,7 @@ from threadkeep.sandbox.limits import MIB, Limits
 from threadkeep.sandbox.sessions import Off, Sessions
 from threadkeep.storage import DEFAULT_PROJECT_ID, Store, Transaction, open_blobs, open_store
 from threadkeep.tools.code_interpreter import CodeInterpreter
-from threadkeep.tools.code_interpreter.outcome import MAX_LOGS_BYTES
+from threadkeep.tools.code_interpreter.outcome import MAX_LOGS_BYTES, MAX_RUN_LOGS_BYTES
 from threadkeep.tools.code_interpreter.tool import shortened
 from threadkeep.tools.toolbox import CallContext
 
@@ -392,6 +392,24 @@ async def test_logs_beyond_the_budget_are_cut_with_a_note(desk: Desk) -> None:
     logs = await desk.logs("print()")
     assert logs.count("é") == MAX_LOGS_BYTES // 2
     assert logs.endswith(f"\nThe output was cut: more than {MAX_LOGS_BYTES} bytes are not kept.\n")
+
+
+async def test_a_run_that_has_kept_much_keeps_less_of_a_further_call(desk: Desk) -> None:
+    def execute(code: str, tell: Callable[[Output], None]) -> None:
+        tell(Logs("x" * MAX_LOGS_BYTES))
+
+    desk.with_sessions(ScriptedSessions(ScriptedSession(execute)))
+    await desk.begin()
+    kept: list[CodeOutput] = [CodeOutputLogs(logs="é" * ((MAX_RUN_LOGS_BYTES - 100_000) // 2))]
+    call = CodeInterpreterToolCall(id="call_0", code_interpreter=CodeInterpreterCall(input="x", outputs=kept))
+    step = a_step(desk.run, type="tool_calls", status="completed", step_details=ToolCallsDetails(tool_calls=[call]))
+    await desk.write(lambda tx: tx.steps.insert(step))
+
+    assert "more than 100000 bytes are not kept" in await desk.logs("print()")
+
+    more = msgspec.structs.replace(a_step(desk.run, type="tool_calls"), step_details=step.step_details)
+    await desk.write(lambda tx: tx.steps.insert(more))
+    assert (await desk.logs("print()")).count("x") == 64 * 1024
 
 
 async def test_no_code_is_answered_with_how_to_send_it_and_needs_no_session(desk: Desk) -> None:

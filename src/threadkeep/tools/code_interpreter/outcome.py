@@ -1,5 +1,6 @@
 """What a call comes to, while it comes: every output is told as a delta, and they add up to the finished call."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from msgspec.structs import replace
@@ -15,24 +16,42 @@ from threadkeep.contract.run_steps import (
     CodeOutputLogs,
     CodeOutputLogsDelta,
     OutputImage,
+    RunStep,
+    ToolCallsDetails,
 )
 from threadkeep.tools.toolbox import Tell
 
 # All logs of a call together; what is stored is read whole with every list of steps.
 MAX_LOGS_BYTES: Final = 1024**2
-_CUT: Final = f"The output was cut: more than {MAX_LOGS_BYTES} bytes are not kept."
+# All logs of a run's calls together. Beyond it a call keeps about as much as a model is told of one.
+MAX_RUN_LOGS_BYTES: Final = 8 * MAX_LOGS_BYTES
+_LEAST_LOGS_BYTES: Final = 64 * 1024
+
+
+def logs_left(steps: Iterable[RunStep]) -> int:
+    """How many bytes of logs a call may keep after these steps of its run."""
+    kept = 0
+    for step in steps:
+        if isinstance(details := step.step_details, ToolCallsDetails):
+            for call in details.tool_calls:
+                if isinstance(call, CodeInterpreterToolCall):
+                    outputs = call.code_interpreter.outputs
+                    kept += sum(len(output.logs.encode()) for output in outputs if isinstance(output, CodeOutputLogs))
+    return max(min(MAX_RUN_LOGS_BYTES - kept, MAX_LOGS_BYTES), _LEAST_LOGS_BYTES)
 
 
 class Outcome:
-    """The outputs of one call so far."""
+    """The outputs of one call so far, whose logs may have ``logs_bytes`` together."""
 
-    def __init__(self, index: int, call: CodeInterpreterToolCall, tell: Tell) -> None:
+    def __init__(
+        self, index: int, call: CodeInterpreterToolCall, tell: Tell, *, logs_bytes: int = MAX_LOGS_BYTES
+    ) -> None:
         self._index = index
         self._call = call
         self._tell = tell
         # Logs in the pieces in which they came.
         self._outputs: list[list[str] | OutputImage] = []
-        self._left_bytes = MAX_LOGS_BYTES
+        self._logs_bytes = self._left_bytes = logs_bytes
         self._is_cut = False
 
     @property
@@ -55,7 +74,7 @@ class Outcome:
         else:
             self._is_cut = True
             self._add(text.encode()[: self._left_bytes].decode(errors="ignore"))
-            self.tell_news(_CUT)
+            self.tell_news(f"The output was cut: more than {self._logs_bytes} bytes are not kept.")
 
     def tell_news(self, news: str) -> None:
         """Something that the model is to know and that its code did not say; on lines of its own."""

@@ -31,7 +31,7 @@ from threadkeep.sandbox.sessions import Ready, Session, Sessions
 from threadkeep.storage.store import Store
 from threadkeep.tools.code_interpreter.arguments import Arguments
 from threadkeep.tools.code_interpreter.files import Given, SessionFiles, given
-from threadkeep.tools.code_interpreter.outcome import Outcome
+from threadkeep.tools.code_interpreter.outcome import Outcome, logs_left
 from threadkeep.tools.toolbox import CallContext, Marks, Tell
 
 log = Log(__name__)
@@ -114,7 +114,9 @@ class CodeInterpreter:
 
     async def call(self, index: int, call: ToolCall, context: CallContext, tell: Tell) -> CodeInterpreterToolCall:
         assert isinstance(call, CodeInterpreterToolCall)
-        outcome = Outcome(index, call, tell)
+        run_id = context.run.id
+        left = await self._store.read(context.project, lambda tx: logs_left(tx.steps.all(run_id)))
+        outcome = Outcome(index, call, tell, logs_bytes=left)
         if not call.code_interpreter.input.strip():
             outcome.tell_news(_NO_CODE)
             return outcome.call
