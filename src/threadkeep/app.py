@@ -33,7 +33,7 @@ from threadkeep.search.parse import Parsers
 from threadkeep.search.query import Search
 from threadkeep.search.rerank import Reranker
 from threadkeep.settings import Settings
-from threadkeep.storage import DEFAULT_PROJECT_ID, Store, open_blobs, open_store
+from threadkeep.storage import DEFAULT_PROJECT_ID, Notices, Store, open_blobs, open_notices, open_store
 from threadkeep.storage.outcomes import OUTCOME
 from threadkeep.tools.code_interpreter import CodeInterpreter
 from threadkeep.tools.file_search import FileSearch
@@ -41,7 +41,7 @@ from threadkeep.tools.toolbox import Tools
 from threadkeep.upstream.config import UpstreamConfig
 from threadkeep.upstream.retrieval import EmbeddingServer, RerankServer
 from threadkeep.upstream.upstreams import Upstreams
-from threadkeep.worker import Worker
+from threadkeep.worker import Worker, new_node
 
 log = Log(__name__)
 
@@ -64,6 +64,7 @@ class Server(NamedTuple):
     """The started parts of one node. ``app`` answers requests."""
 
     store: Store
+    notices: Notices
     upstreams: Upstreams
     worker: Worker
     # Of its own: no file ever takes the place of a run.
@@ -128,6 +129,8 @@ async def open_server(
     async with AsyncExitStack() as parts:
         store = await open_store(settings.database_url, settings.data_dir, connections=settings.database_connections)
         parts.push_async_callback(store.close)
+        notices = open_notices(settings.database_url, new_node())
+        parts.push_async_callback(notices.close)
         blobs = await open_blobs(settings.blobs_url, settings.data_dir)
         parts.push_async_callback(blobs.close)
         upstreams = Upstreams(settings.upstreams, user_agent=f"threadkeep/{__version__}")
@@ -160,6 +163,7 @@ async def open_server(
                 uploads.UPLOAD: verbs_of_uploads.handle,
                 OUTCOME: OutcomeExpiry(store).handle,
             },
+            node=notices.node,
             max_concurrent=settings.max_concurrent_runs,
             lease_s=settings.lease_seconds,
         )
@@ -174,7 +178,11 @@ async def open_server(
             embed=embedder,
         )
         ingester = Worker(
-            store, ingestion.handlers, max_concurrent=settings.max_concurrent_files, lease_s=settings.lease_seconds
+            store,
+            ingestion.handlers,
+            node=f"{notices.node}-files",
+            max_concurrent=settings.max_concurrent_files,
+            lease_s=settings.lease_seconds,
         )
         ingestion.use(ingester)
         runs = Runs(store, worker, execution, run_expires_s=settings.run_expires_seconds)
@@ -214,6 +222,7 @@ async def open_server(
             parts.push_async_callback(embedder.close)
         yield Server(
             store,
+            notices,
             upstreams,
             worker,
             ingester,

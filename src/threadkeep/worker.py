@@ -56,11 +56,19 @@ class Held:
 Handle = Callable[[Held], Awaitable[None]]
 
 
+def new_node() -> str:
+    """A name for this process: it says where to look, and no other ever has it, not even the one that comes next."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
 class Worker:
     """Handles due items on this node, at most ``max_concurrent`` at once; ``handlers`` by kind of work."""
 
-    def __init__(self, store: Store, handlers: Mapping[str, Handle], *, max_concurrent: int, lease_s: float) -> None:
-        self.node = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    def __init__(
+        self, store: Store, handlers: Mapping[str, Handle], *, node: str, max_concurrent: int, lease_s: float
+    ) -> None:
+        # In whose name the leases are. No two workers have the same.
+        self.node = node
         self._store = store
         self._handlers = handlers
         self._max_concurrent = max_concurrent

@@ -9,7 +9,7 @@ import pytest
 from threadkeep.contract.errors import LeaseLost
 from threadkeep.storage import Store, Transaction
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
-from threadkeep.worker import Handle, Held, Worker
+from threadkeep.worker import Handle, Held, Worker, new_node
 
 KIND = "chore"
 PROJECT = "proj_default"
@@ -20,7 +20,7 @@ PATIENCE_S = 30.0
 async def working(
     store: Store, handle: Handle, *, max_concurrent: int = 10, lease_s: float = 60.0
 ) -> AsyncGenerator[Worker, None]:
-    worker = Worker(store, {KIND: handle}, max_concurrent=max_concurrent, lease_s=lease_s)
+    worker = Worker(store, {KIND: handle}, node=new_node(), max_concurrent=max_concurrent, lease_s=lease_s)
     worker.start()
     yield worker
     await worker.drain(0)

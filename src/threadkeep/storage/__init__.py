@@ -7,6 +7,7 @@ from threadkeep.storage.blobs import Blob, BlobMissing, Blobs, blobs_folder, ope
 from threadkeep.storage.checkup import Look, look
 from threadkeep.storage.errors import BadDatabaseUrl, DatabaseTooNew, FolderInUse, StoreError, Unusable
 from threadkeep.storage.keys import DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME, Key, hash_of
+from threadkeep.storage.notices import Notices, open_notices
 from threadkeep.storage.outcomes import Once, do_once
 from threadkeep.storage.schema import SqlitePlace as _SqlitePlace
 from threadkeep.storage.schema import migrate as _migrate
@@ -28,6 +29,7 @@ __all__ = [
     "Lease",
     "LeaseTerms",
     "Look",
+    "Notices",
     "Once",
     "Renewal",
     "Store",
@@ -41,6 +43,7 @@ __all__ = [
     "look",
     "migrate",
     "open_blobs",
+    "open_notices",
     "open_store",
 ]
 

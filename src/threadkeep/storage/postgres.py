@@ -157,7 +157,7 @@ class PostgresEngine:
             job.future.set_exception(Unavailable())
             for seat in self._seats:
                 if seat.job is job and (connection := seat.connection) is not None:
-                    _cut(connection)
+                    cut(connection.raw)
         if self._due:
             self._watch = self._loop.call_later(1.0, self._look)
 
@@ -232,10 +232,10 @@ class PostgresEngine:
         return seat.connection
 
 
-def _cut(connection: PostgresConnection) -> None:
+def cut(connection: psycopg.Connection[Any]) -> None:
     """Ends the connection under a thread that waits for it: its wait returns with an error."""
     try:
-        with socket.socket(fileno=os.dup(connection.raw.fileno())) as raw:
+        with socket.socket(fileno=os.dup(connection.fileno())) as raw:
             raw.shutdown(socket.SHUT_RDWR)
     except (OSError, psycopg.Error):
         # It is gone already.
