@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import os
-import signal
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-import msgspec
-import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from threadkeep import __version__, api
 from threadkeep.files import contents, files, uploads
@@ -32,6 +25,7 @@ from threadkeep.search.ingest import Ingestion
 from threadkeep.search.parse import Parsers
 from threadkeep.search.query import Search
 from threadkeep.search.rerank import Reranker
+from threadkeep.serving import Bounds, HttpServer, default_connections
 from threadkeep.settings import Settings
 from threadkeep.storage import DEFAULT_PROJECT_ID, Notices, Store, open_blobs, open_notices, open_store
 from threadkeep.storage.outcomes import OUTCOME
@@ -45,18 +39,6 @@ from threadkeep.worker import Worker, new_node
 
 log = Log(__name__)
 
-# Longer than clients and load balancers keep a connection that they do not use: they close it, not we.
-IDLE_CONNECTION_S = 75
-# How long the head of a request (its first line and headers) may be, and how long it may take to arrive.
-MAX_HEAD_BYTES = 65_536
-HEAD_S = 30.0
-# How long the rest of a body is still read, and thrown away, that was answered before it was whole: a connection closed
-# under a client that sends may cost it the answer.
-LINGER_S = 10.0
-# How long a client may take nothing of an answer before the kernel gives the connection up, where the kernel can.
-TAKES_NOTHING_S = 120.0
-# Between the end of the grace period and the end of the last connections.
-LAST_WORDS_S = 5
 SWITCHED_OFF = Off("it is switched off", "Start the server with --code-interpreter auto.")
 
 
@@ -78,17 +60,28 @@ class Server(NamedTuple):
     ingestion: Ingestion
     search: Search
     app: ASGIApp
+    # Set when the server was told to stop.
+    stopping: asyncio.Event
 
     @property
     def sandbox_state(self) -> State:
         """Whether code can run; an installation that has only just begun is known."""
         return Off(*self.installation.absence()) if self.installation.is_at_work else self.sandbox.state
 
+    # The three steps of a stop: see `serving.Node`.
+
+    def retire(self) -> None:
+        """Says that requests should go elsewhere; those that come all the same are answered as ever."""
+        log.info("draining")
+        self.stopping.set()
+
     async def drain(self, grace_s: float) -> None:
-        """Takes no new work, lets runs end within the grace period, hands the rest over, and lets their readers go."""
-        log.info("draining", grace_s=grace_s)
+        """Takes no new work, lets runs end within the grace period, and hands the rest over."""
         # What is ingested goes on elsewhere at once, at hardly any loss.
         await asyncio.gather(self.worker.drain(grace_s), self.ingester.drain(0))
+
+    async def let_go(self) -> None:
+        """Ends the streams of runs that go on elsewhere; their readers are told where."""
         await self.runs.close()
 
 
@@ -187,6 +180,7 @@ async def open_server(
         ingestion.use(ingester)
         runs = Runs(store, worker, execution, run_expires_s=settings.run_expires_seconds)
         parts.push_async_callback(runs.close)
+        stopping = asyncio.Event()
         context = api.Context(
             store=store,
             runs=runs,
@@ -200,6 +194,7 @@ async def open_server(
             strict_beta=settings.strict_beta,
             cors_origins=settings.cors_origins,
             health=[
+                api.accepting(stopping.is_set),
                 api.HealthPart("database", lambda: store.read(None, lambda tx: tx.keys.any())),
                 api.HealthPart("blobs", bytes_of_files.check),
                 api.code_interpreter(lambda: sandbox.state, is_needed=settings.code_interpreter == "on"),
@@ -234,6 +229,7 @@ async def open_server(
             ingestion,
             search,
             api.build(context),
+            stopping,
         )
 
 
@@ -257,154 +253,12 @@ def _reranker(settings: Settings, upstreams: Upstreams) -> Reranker | None:
     return Reranker(RerankServer(server, settings.rerank_model))
 
 
-# --- HTTP
-
-
 async def serve(server: Server, settings: Settings, listener: socket.socket, on_ready: Callable[[], object]) -> None:
     """Answers requests on the bound ``listener`` until SIGTERM or SIGINT, then drains. ``on_ready``: it accepts."""
-    config = uvicorn.Config(
-        server.app,
-        http=HttpProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=IDLE_CONNECTION_S,
-        timeout_graceful_shutdown=settings.grace_seconds + LAST_WORDS_S,
+    most = settings.max_connections
+    bounds = Bounds(
+        connections=default_connections() if most is None else most,
+        drain_delay_s=settings.drain_delay_seconds,
+        grace_s=settings.grace_seconds,
     )
-
-    http = HttpServer(config, on_ready=on_ready, drain=lambda: server.drain(settings.grace_seconds))
-    await http.serve(sockets=[listener])
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn's; told to stop, it drains while connections end, and then returns."""
-
-    def __init__(
-        self, config: uvicorn.Config, *, on_ready: Callable[[], object], drain: Callable[[], Awaitable[object]]
-    ) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-        self._drain = drain
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        # What is there by now stays to the end: no collection needs to look at it again.
-        gc.collect()
-        gc.freeze()
-        # What a stream allocates is freed by counting references; looking for cycles after every few words costs more
-        # than it finds (about a tenth of the CPU of a streamed run).
-        gc.set_threshold(10_000, 20, 20)
-        self._on_ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Both at once: streams end because the runs that they follow end or are handed over.
-        await asyncio.gather(self._drain(), super().shutdown(sockets))
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """uvicorn's raises the signal again in the end; to us a stop that was asked for is a success."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, action in before.items():
-                signal.signal(number, action)
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's, with bounds on a request's head, in bytes and in time, and with refusals in the contract's envelope.
-
-    uvicorn itself keeps what a client sends as its head, however long it is, for as long as the client likes.
-    """
-
-    _head_bytes = 0
-    # How many heads have ended on this connection.
-    _heads = 0
-    _is_in_head = True
-    _head_timer: asyncio.TimerHandle | None = None
-    _linger_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
-        connection: socket.socket | None = transport.get_extra_info("socket")
-        if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT") and connection.family != socket.AF_UNIX:
-            milliseconds = int(TAKES_NOTHING_S * 1000)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-        self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end_of_head()
-        self._end_of_body()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        was_in_head, heads = self._is_in_head, self._heads
-        super().data_received(data)
-        # A whole request may come at once: its body does not count.
-        if was_in_head and self._is_in_head and self._heads == heads:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, "Request Header Fields Too Large", "The request's headers are too large.")
-            elif self._head_timer is None:
-                # A later request on the same connection.
-                self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # What comes behind a chunked body in the form of headers is none: uvicorn would take it for some, whatever a
-        # proxy thought of it, and keep it however much it is.
-        if self._is_in_head:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        self._heads += 1
-        self._end_of_head()
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._is_in_head = True
-        self._end_of_body()
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
-            self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "Bad Request", msg)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """The request is answered as if it had not asked; that is no news."""
-
-    def _end_of_head(self) -> None:
-        self._is_in_head = False
-        self._head_bytes = 0
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _end_of_body(self) -> None:
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
-            self._linger_timer = None
-
-    def _refuse(self, status: int, reason: str, message: str) -> None:
-        if self.transport.is_closing():
-            return
-        # None until the first request has come.
-        cycle = cast("RequestResponseCycle | None", self.cycle)
-        if cycle is not None and cycle.response_started and not cycle.response_complete:
-            # In the midst of an answer these would only be more of its bytes.
-            self.transport.close()
-            return
-        error: dict[str, Any] = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-        body = msgspec.json.encode({"error": error})
-        head = (
-            f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: req_{os.urandom(16).hex()}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+    await HttpServer(server.app, server, bounds, on_ready=on_ready).serve(sockets=[listener])

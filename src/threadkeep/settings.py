@@ -544,8 +544,28 @@ class Settings:
         "10",
         group="Limits",
     )
+    max_connections: int | None = setting(
+        COUNT,
+        None,
+        "How many connections of clients this node has at once; more are answered with 503.",
+        "2000",
+        group="Limits",
+        default_shown="by the files it may open, at most 10000",
+    )
     grace_seconds: int = setting(
-        whole_number("SECONDS", 0, 3600), 30, "How long running streams may go on after SIGTERM.", "60", group="Limits"
+        whole_number("SECONDS", 0, 3600),
+        30,
+        "How long running streams may go on after SIGTERM; then they are handed over.",
+        "60",
+        group="Limits",
+    )
+    drain_delay_seconds: float = setting(
+        seconds(0, 3600),
+        0.0,
+        "How long after SIGTERM connections are still taken while `/health/ready` says 503, so that a load balancer "
+        "can look away first.",
+        "5",
+        group="Limits",
     )
     log_level: LogLevel = setting(LOG_LEVEL, "info", "The least that is logged.", "debug", group="Logs")
     log_format: LogFormat = setting(

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.server import RunningServer, serving
 from threadkeep import app
+from threadkeep import serving as connections
 from threadkeep.settings import Settings
 from threadkeep.upstream.config import UpstreamConfig
 from threadkeep.upstream.scripted import Gate, Raw, Say, ScriptedUpstream
@@ -365,9 +366,9 @@ def passing(
     folder = tmp_path_factory.mktemp("impatient")
     shutil.copy(migrated_file, folder / "threadkeep.db")
     with pytest.MonkeyPatch.context() as patch, ScriptedUpstream() as upstream:
-        patch.setattr(app, "HEAD_S", SHORT_S)
-        patch.setattr(app, "LINGER_S", SHORT_S)
-        patch.setattr(app, "TAKES_NOTHING_S", SHORT_S)
+        patch.setattr(connections, "HEAD_S", SHORT_S)
+        patch.setattr(connections, "LINGER_S", SHORT_S)
+        patch.setattr(connections, "TAKES_NOTHING_S", SHORT_S)
         patch.setattr(app.api, "Limits", partial(app.api.Limits, body_s=SHORT_S))
         settings = Settings(data_dir=folder, upstreams=(UpstreamConfig(name="m", url=upstream.url),))
         with serving(settings) as server:

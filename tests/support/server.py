@@ -17,12 +17,12 @@ from typing import TypeVar
 
 import httpx2
 import pytest
-import uvicorn
 import uvloop
 
 from tests.support.postgres import PostgresServer
-from threadkeep.app import HttpProtocol, HttpServer, Server, open_server
+from threadkeep.app import Server, open_server
 from threadkeep.contract.ids import new_id
+from threadkeep.serving import Bounds, HttpServer, default_connections
 from threadkeep.settings import Settings
 from threadkeep.storage import Transaction
 from threadkeep.storage.keys import hash_of
@@ -100,22 +100,13 @@ def serving(settings: Settings, *, takes_any_key: bool = False) -> Generator[Run
     async def run() -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
             async with open_server(settings, takes_any_key=takes_any_key) as parts:
-                config = uvicorn.Config(
-                    parts.app,
-                    http=HttpProtocol,
-                    ws="none",
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    timeout_graceful_shutdown=30,
-                )
                 loop = asyncio.get_running_loop()
                 running = RunningServer(parts, settings, listener.getsockname()[1], loop)
                 started.append(running)
-                http = _Served(
-                    config, on_ready=is_settled.set, drain=lambda: parts.worker.drain(settings.grace_seconds)
+                bounds = Bounds(
+                    connections=settings.max_connections or default_connections(), grace_s=settings.grace_seconds
                 )
+                http = _Served(parts.app, parts, bounds, on_ready=is_settled.set)
                 stops.append(lambda: loop.call_soon_threadsafe(setattr, http, "should_exit", True))
                 await http.serve(sockets=[listener])
 

@@ -68,6 +68,17 @@ async def _state(part: HealthPart) -> PartState:
     return said if isinstance(said, PartState) else PartState(status="ok", reason=None)
 
 
+def accepting(is_stopping: Callable[[], bool]) -> HealthPart:
+    """Whether requests should be sent here: not to a server that was told to stop."""
+
+    async def check() -> PartState:
+        if is_stopping():
+            return PartState(status="failed", reason="The server is stopping.")
+        return PartState(status="ok", reason=None)
+
+    return HealthPart("accepting", check)
+
+
 def code_interpreter(state: Callable[[], State], *, is_needed: bool) -> HealthPart:
     """The part that runs code. ``is_needed``: without it the server is not ready."""
 
