@@ -22,7 +22,7 @@ from threadkeep.contract.run_steps import (
     RunStep,
     ToolCallsDetails,
 )
-from threadkeep.contract.runs import Run, Usage
+from threadkeep.contract.runs import LastError, Run, Usage
 from threadkeep.runs.execution import KIND
 from threadkeep.runs.follow import EventLog
 from threadkeep.runs.journal import Journal
@@ -104,6 +104,9 @@ async def desk_on(
         live_until=time.monotonic() + lease_s,
     )
     return Desk(store, Journal(store, held, lease_s, run, steps, EventLog()), held)
+
+
+SOMETHING = LastError(code="server_error", message="Sorry, something went wrong.")
 
 
 def _message_id(step: RunStep) -> str:
@@ -450,3 +453,69 @@ async def test_what_a_tool_stores_is_refused_once_the_run_is_another_nodes(store
         await desk.journal.write(lambda _tx: wrote.append("a file"))
 
     assert wrote == []
+
+
+async def numbers(desk: Desk) -> dict[str, int]:
+    """By step, the number under which its end is said to have been told."""
+    return await desk.store.read(PROJECT, lambda tx: tx.steps.told(desk.journal.run.id))
+
+
+async def run_told(desk: Desk) -> int | None:
+    run = desk.journal.run
+    return await desk.store.read(PROJECT, lambda tx: tx.runs.told(run.thread_id, run.id))
+
+
+async def work_told(desk: Desk) -> int:
+    followed = await desk.store.read(None, lambda tx: tx.work.followed(KIND, desk.journal.run.id))
+    assert followed is not None
+    return followed.told
+
+
+def number_of(desk: Desk, name: str) -> int:
+    return desk.journal.events.base + desk.names.index(name) + 1
+
+
+async def test_ends_are_stored_with_the_numbers_under_which_they_are_told(store: Store) -> None:
+    desk = await desk_on(store)
+    await desk.journal.begin()
+    await write_text(desk.journal, "Hel", "lo")
+
+    await desk.journal.end("completed")
+
+    _, [step], _ = await desk.stored()
+    assert await numbers(desk) == {step.id: number_of(desk, "thread.run.step.completed")}
+    assert await run_told(desk) == desk.journal.events.last == number_of(desk, "thread.run.completed")
+
+
+async def test_of_a_failure_the_message_is_told_after_its_step(store: Store) -> None:
+    desk = await desk_on(store)
+    await desk.journal.begin()
+    await write_text(desk.journal, "Hel")
+
+    await desk.journal.end("failed", last_error=SOMETHING)
+
+    _, [step], _ = await desk.stored()
+    assert await numbers(desk) == {step.id: number_of(desk, "thread.run.step.failed")}
+    assert await run_told(desk) == number_of(desk, "thread.run.failed") == number_of(desk, "thread.run.step.failed") + 2
+
+
+async def test_an_end_that_nobody_is_told_has_no_number(store: Store) -> None:
+    desk = await desk_on(store, status="in_progress", left=_half_called)
+
+    await desk.journal.end("failed", last_error=SOMETHING)
+
+    assert desk.names == ["thread.run.failed"]
+    assert await numbers(desk) == {}
+    assert await run_told(desk) == 1
+
+
+@pytest.mark.parametrize("lets_go", ["require_action", "hand_over"])
+async def test_whoever_goes_on_with_a_run_knows_how_far_it_was_told(store: Store, lets_go: str) -> None:
+    desk = await desk_on(store)
+    await desk.journal.begin()
+    await desk.journal.open_calls()
+    start_call(desk.journal)
+
+    await (desk.journal.require_action(None) if lets_go == "require_action" else desk.journal.hand_over())
+
+    assert await work_told(desk) == desk.journal.events.last > 3

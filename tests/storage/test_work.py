@@ -189,6 +189,53 @@ def test_interrupt_is_not_lost_when_the_holder_lets_go_unaware(tx: Transaction) 
     assert lease.interrupted
 
 
+def told(tx: Transaction, key: str) -> int:
+    followed = tx.work.followed("run", key)
+    assert followed is not None
+    return followed.told
+
+
+def test_events_are_numbered_on_from_what_was_told(tx: Transaction) -> None:
+    tx.work.insert("run", "run_1", told=2)
+    assert tx.work.tell("run", "run_1", events=2) == 2
+    assert told(tx, "run_1") == 4
+
+
+def test_a_release_says_how_far_was_told_where_that_is_known(tx: Transaction) -> None:
+    tx.work.insert("run", "run_1", told=2)
+    [lease] = tx.work.claim("a", ["run"], 1, LONG)
+    tx.work.release("run", "run_1", lease.token, told=57)
+    [lease] = tx.work.claim("b", ["run"], 1, LONG)
+    tx.work.release("run", "run_1", lease.token)
+    assert told(tx, "run_1") == 57
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1_000_000), (1_000_004, 2_000_000)])
+def test_numbers_that_a_dead_node_may_have_given_are_not_given_again(tx: Transaction, before: int, after: int) -> None:
+    tx.work.insert("run", "run_1", lease=LeaseTerms("x", "a", OVER), told=before)
+    tx.work.claim("b", ["run"], 1, LONG)
+    assert told(tx, "run_1") == after
+
+
+def test_work_that_nobody_counted_goes_on_above_all_that_may_have_been_told(tx: Transaction) -> None:
+    tx.work.insert("run", "run_1")
+    assert told(tx, "run_1") == 1_000_000
+    assert tx.work.tell("run", "run_1", events=2) == 1_000_000
+
+
+def test_who_holds_the_work_is_known_to_those_who_follow_it(tx: Transaction) -> None:
+    tx.work.insert("run", "free")
+    tx.work.insert("run", "held", lease=LeaseTerms("x", "a", LONG))
+    tx.work.insert("run", "lost", lease=LeaseTerms("x", "a", OVER))
+    found = {key: tx.work.followed("run", key) for key in ("free", "held", "lost", "gone")}
+    assert {key: each and (each.node, each.is_live) for key, each in found.items()} == {
+        "free": (None, False),
+        "held": ("a", True),
+        "lost": ("a", False),
+        "gone": None,
+    }
+
+
 async def test_two_nodes_never_get_the_same_item(database: Database) -> None:
     node_count, item_count = 4, 200
     stores = [

@@ -44,11 +44,16 @@ class EventStream:
     __slots__ = ("_events", "_include", "_keep_alive_s", "_last_sent", "_position")
 
     def __init__(
-        self, events: EventLog, *, keep_alive_s: float, position: int = 0, include: list[Include] | None = None
+        self,
+        events: EventLog,
+        *,
+        keep_alive_s: float,
+        position: int | None = None,
+        include: list[Include] | None = None,
     ) -> None:
         self._events = events
         self._include = include
-        self._position = position
+        self._position = events.base if position is None else position
         self._keep_alive_s = keep_alive_s
         self._last_sent = 0.0
 

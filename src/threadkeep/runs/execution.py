@@ -39,7 +39,8 @@ from threadkeep.runs.journal import Journal
 from threadkeep.runs.moves import total
 from threadkeep.runs.prompt import Prompt, TokenLimitReached
 from threadkeep.runs.reply import ArgumentsAdded, CallStarted, RefusalAdded, Reply, TextAdded
-from threadkeep.storage.store import Store
+from threadkeep.storage.store import Store, Transaction
+from threadkeep.storage.work import Followed
 from threadkeep.tools.toolbox import CallContext, HostedToolCall, Toolbox, Tools
 from threadkeep.upstream.chat import ChatMessage, ChatRequest
 from threadkeep.upstream.upstreams import Upstream, Upstreams
@@ -114,10 +115,16 @@ class Execution:
         if isinstance(prepared, Prepared) and prepared.run.started_at is None:
             # Made here a moment ago: it has no steps yet.
             return Journal(self._store, held, self._lease_s, prepared.run, [], prepared.events)
-        run, steps = await self._store.read(
-            item.project, lambda tx: (tx.runs.get(thread_id, item.key), tx.steps.all(item.key))
-        )
-        events = prepared.events if isinstance(prepared, Prepared) else self.awaited.pop(run.id, None) or EventLog()
+
+        def read(tx: Transaction) -> tuple[Run, list[RunStep], Followed | None]:
+            followed = None if isinstance(prepared, Prepared) else tx.work.followed(item.kind, item.key)
+            return tx.runs.get(thread_id, item.key), tx.steps.all(item.key), followed
+
+        run, steps, followed = await self._store.read(item.project, read)
+        if isinstance(prepared, Prepared):
+            events = prepared.events
+        else:
+            events = self.awaited.pop(run.id, None) or EventLog(0 if followed is None else followed.told)
         return Journal(self._store, held, self._lease_s, run, steps, events)
 
     async def _hand_over(self, held: Held, journal: Journal) -> None:

@@ -42,14 +42,20 @@ from threadkeep.storage.store import Transaction
 
 
 class EventLog:
-    """Events numbered from 1. Used from one event loop only."""
+    """Events with numbers that follow one another, from behind ``base`` on. Used from one event loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: int = 0) -> None:
+        self.base = base
         self._events: list[Event] = []
         self._waiting: list[asyncio.Future[None]] = []
         self.closed = False
         # Why the log ends without the run having ended; None after a proper end. Readers are told.
         self.failure: str | None = None
+
+    @property
+    def last(self) -> int:
+        """The number of the last event, or ``base`` where there is none."""
+        return self.base + len(self._events)
 
     def append(self, events: Sequence[Event]) -> None:
         """Adds events and wakes every reader. Whatever the events tell must already be stored."""
@@ -64,12 +70,12 @@ class EventLog:
         self._wake()
 
     def since(self, position: int) -> list[Event]:
-        """The events after number ``position``."""
-        return self._events[position:]
+        """The events after number ``position``, which is not below ``base``."""
+        return self._events[position - self.base :]
 
     async def wait(self, position: int) -> None:
         """Returns when there are events after number ``position``, or none will come."""
-        if len(self._events) > position or self.closed:
+        if self.last > position or self.closed:
             return
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)

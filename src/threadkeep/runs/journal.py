@@ -7,7 +7,7 @@ stored when the message closes, and about once a second before that.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Final, TypeVar
 
 import msgspec
@@ -69,7 +69,29 @@ LEFT_BEHIND: Final = LastError(code="server_error", message="The server stopped 
 
 T = TypeVar("T")
 
-Change = Callable[[Transaction], list[Event]]
+
+class Telling:
+    """The events of one milestone, in order, each with the number it has once the milestone is committed."""
+
+    def __init__(self, last: int, begun: Set[str]) -> None:
+        self.events: list[Event] = []
+        # The number of the last event, these included.
+        self.last = last
+        self.begun = {*begun}
+
+    def add(self, event: Event) -> int | None:
+        """Tells it, unless it goes on with what readers of this log were never told the beginning of: then it has no
+        number."""
+        if event.name in ("thread.run.step.created", "thread.message.created"):
+            self.begun.add(event.object.id)
+        elif not isinstance(event.object, Run) and event.object.id not in self.begun:
+            return None
+        self.events.append(event)
+        self.last += 1
+        return self.last
+
+
+Change = Callable[[Transaction, Telling], None]
 
 # How open steps and messages end when the run ends so.
 _STEP_ENDS: Final[dict[RunStatus, StepStatus]] = {
@@ -203,7 +225,7 @@ class Journal:
             # A reader of this log has not seen the node that began it.
             self.events.append([Event(RUN_EVENTS["in_progress"], self.run)])
         else:
-            await self._commit(lambda tx: [_moved(tx, self.run, "in_progress")])
+            await self._commit(lambda tx, telling: _move(tx, telling, self.run, "in_progress"))
 
     async def open_message(self, pictures: Sequence[str] = (), annotator: Annotator | None = None) -> None:
         """A message and its step. One left half-written by a node that died is written anew under its id.
@@ -224,9 +246,10 @@ class Journal:
         self._add_message_deltas(draft.end())
         self._draft = self._message = None
 
-        def close(tx: Transaction) -> list[Event]:
+        def close(tx: Transaction, telling: Telling) -> None:
             steps = [step for step in _open_steps(tx, self.run) if _creates(step, message.id)]
-            return [*_end_message(tx, message, draft, "completed"), *_end_steps(tx, "completed", NO_USAGE, steps)]
+            _end_message(tx, telling, message, draft, "completed")
+            _end_steps(tx, telling, "completed", NO_USAGE, steps)
 
         await self._commit(close)
 
@@ -247,13 +270,13 @@ class Journal:
         begun = msgspec.structs.replace(step, step_details=ToolCallsDetails(tool_calls=[]), usage=None)
         calls = [whole(index, call) for index, call in enumerate(_asked(step))]
         told = RunStepDelta(id=step.id, delta=RunStepDeltaDetails(step_details=ToolCallsDelta(tool_calls=calls)))
-        await self._commit(
-            lambda tx: [
-                Event("thread.run.step.created", begun),
-                Event("thread.run.step.in_progress", begun),
-                Event("thread.run.step.delta", told),
-            ]
-        )
+
+        def tell(_tx: Transaction, telling: Telling) -> None:
+            telling.add(Event("thread.run.step.created", begun))
+            telling.add(Event("thread.run.step.in_progress", begun))
+            telling.add(Event("thread.run.step.delta", told))
+
+        await self._commit(tell)
         self._calls_step, self._calls = step, _asked(step)
         return True
 
@@ -264,9 +287,8 @@ class Journal:
         # At once: a call that fails ends the run before this is committed, and the usage is to be booked all the same.
         step = self._calls_step = self._open_calls_step(usage)
 
-        def store_calls(tx: Transaction) -> list[Event]:
+        def store_calls(tx: Transaction, _telling: Telling) -> None:
             tx.steps.replace(step)
-            return []
 
         await self._commit(store_calls)
 
@@ -279,7 +301,7 @@ class Journal:
         """Every call of the open tool step was carried out, and the run goes on."""
         step = self._open_calls_step(None)
         self._calls_step, self._calls = None, []
-        await self._commit(lambda tx: _end_steps(tx, "completed", NO_USAGE, [step]))
+        await self._commit(lambda tx, telling: _end_steps(tx, telling, "completed", NO_USAGE, [step]))
 
     async def require_action(self, usage: Usage | None) -> None:
         """The client must answer the calls that do not run here. The run waits as rows only: no lease, no task, no
@@ -289,7 +311,7 @@ class Journal:
         if self.writes_message:
             await self.close_message()
 
-        def wait(tx: Transaction) -> list[Event]:
+        def wait(tx: Transaction, telling: Telling) -> None:
             self._end_left(tx)
             # The usage stays with the step, whose `usage` clients see once it is completed.
             tx.steps.replace(step)
@@ -304,8 +326,8 @@ class Journal:
             )
             run = tx.runs.lock(self.run.thread_id, self.run.id)
             moved = advance(tx, run, "requires_action", required_action=RequiredAction(submit_tool_outputs=required))
-            self._release(tx, due_at_s=run.expires_at)
-            return [Event(RUN_EVENTS["requires_action"], moved)]
+            telling.add(Event(RUN_EVENTS["requires_action"], moved))
+            self._release(tx, due_at_s=run.expires_at, told=telling.last)
 
         await self._commit(wait, settles=True)
 
@@ -324,34 +346,38 @@ class Journal:
             self._add_message_deltas(draft.end())
         reason = message_reason or _MESSAGE_ENDS.get(to)
 
-        def finish(tx: Transaction) -> list[Event]:
-            events: list[Event] = []
+        def finish(tx: Transaction, telling: Telling) -> None:
             run = tx.runs.lock(self.run.thread_id, self.run.id)
             if run.status == "cancelling" and to == "cancelled":
-                events.append(Event(RUN_EVENTS["cancelling"], run))
+                telling.add(Event(RUN_EVENTS["cancelling"], run))
             if self._calls_step is not None:
                 tx.steps.replace(self._open_calls_step(None))
             if to in ("completed", "incomplete"):
                 self._end_left(tx)
             open_message = message or _half_written(tx, self.run)
-            closing = list(_end_message(tx, open_message, draft, reason or "completed")) if open_message else []
-            steps = _end_steps(tx, _STEP_ENDS[to], usage, _open_steps(tx, run), last_error=last_error)
             # A message and its step end in the order in which they fail or succeed.
-            events += [*steps, *closing] if to in ("failed", "cancelled", "expired") else [*closing, *steps]
-            moved = advance(tx, run, to, last_error=last_error, incomplete_details=incomplete_details)
+            is_step_first = to in ("failed", "cancelled", "expired")
+            if open_message is not None and not is_step_first:
+                _end_message(tx, telling, open_message, draft, reason or "completed")
+            _end_steps(tx, telling, _STEP_ENDS[to], usage, _open_steps(tx, run), last_error=last_error)
+            if open_message is not None and is_step_first:
+                _end_message(tx, telling, open_message, draft, reason or "completed")
+            moved = advance(
+                tx, run, to, last_error=last_error, incomplete_details=incomplete_details, told=telling.last + 1
+            )
             item = self._held.lease.item
             tx.work.finish(item.kind, item.key, self._held.lease.token)
-            return [*events, Event(RUN_EVENTS[to], moved)]
+            telling.add(Event(RUN_EVENTS[to], moved))
 
         await self._commit(finish, settles=True)
 
     async def hand_over(self) -> None:
         """Gives the run to whichever node claims it next; it goes on there from what is stored."""
-        await self._commit(lambda tx: self._release(tx, due_at_s=None), settles=True)
+        await self._commit(lambda tx, telling: self._release(tx, due_at_s=None, told=telling.last), settles=True)
 
     async def wait_for_client(self) -> None:
         """Nothing to do before the run expires or its client answers."""
-        await self._commit(lambda tx: self._release(tx, due_at_s=self.run.expires_at), settles=True)
+        await self._commit(lambda tx, _: self._release(tx, due_at_s=self.run.expires_at), settles=True)
 
     async def reread(self) -> None:
         """Takes up what others wrote to the run: a cancel."""
@@ -382,9 +408,12 @@ class Journal:
     async def _write(self, change: Change, *, settles: bool) -> None:
         item, token = self._held.lease.item, self._held.lease.token
 
-        def fenced(tx: Transaction) -> list[Event]:
+        def fenced(tx: Transaction) -> Telling:
             tx.work.fence(item.kind, item.key, token, lease_s=self._lease_s)
-            return change(tx)
+            # Whoever has events to tell awaits their commit, and adds no deltas meanwhile: the numbers stay.
+            telling = Telling(self.events.last + len(self._unpublished), self._told)
+            change(tx, telling)
+            return telling
 
         async with self._writing:
             if self._held.settled:
@@ -393,12 +422,15 @@ class Journal:
             # Ahead of the commit: a renewal that runs between the commit and its answer finds no such lease.
             self._held.settled = settles
             try:
-                events = await self._store.write(item.project, fenced)
+                telling = await self._store.write(item.project, fenced)
             except BaseException:
                 self._held.settled = False
                 raise
             self._held.extend(asked_at + self._lease_s)
-            self.events.append([*self._unpublished, *filter(self._tells, events)])
+            self._told = telling.begun
+            for event in telling.events:
+                self._heed(event)
+            self.events.append([*self._unpublished, *telling.events])
             self._unpublished = []
 
     async def write(self, change: Callable[[Transaction], T]) -> T:
@@ -414,32 +446,30 @@ class Journal:
         self._held.extend(asked_at + self._lease_s)
         return written
 
-    def _tells(self, event: Event) -> bool:
+    def _heed(self, event: Event) -> None:
         if isinstance(event.object, Run):
             self.run = event.object
-            return True
-        if event.name in ("thread.run.step.created", "thread.message.created"):
-            self._told.add(event.object.id)
-        if isinstance(event.object, RunStep) and event.name == STEP_EVENTS["completed"]:
+        elif isinstance(event.object, RunStep) and event.name == STEP_EVENTS["completed"]:
             self.steps = [*(step for step in self.steps if step.id != event.object.id), event.object]
-        return event.object.id in self._told
 
     def _end_left(self, tx: Transaction) -> None:
         """Ends what a node that died had begun and what came in its place did not take up."""
+        untold = Telling(0, frozenset())
         for step in tx.steps.all(self.run.id):
             if step.status != "in_progress" or step.id in self._told:
                 continue
             if (message := _message_of(tx, step)) is not None:
-                _end_message(tx, message, None, "run_failed")
-            _end_steps(tx, "failed", NO_USAGE, [step], last_error=LEFT_BEHIND)
+                _end_message(tx, untold, message, None, "run_failed")
+            _end_steps(tx, untold, "failed", NO_USAGE, [step], last_error=LEFT_BEHIND)
 
     async def _open(self, make: Callable[[Transaction, Run], tuple[T, list[Event]]]) -> T:
         made: list[T] = []
 
-        def write(tx: Transaction) -> list[Event]:
+        def write(tx: Transaction, telling: Telling) -> None:
             opened, events = make(tx, self.run)
             made.append(opened)
-            return events
+            for event in events:
+                telling.add(event)
 
         await self._commit(write)
         # A transaction that was run again made another one; the last is the one that was committed.
@@ -450,12 +480,11 @@ class Journal:
         if draft is None or message is None:
             return
 
-        def store_text(tx: Transaction) -> list[Event]:
+        def store_text(tx: Transaction, _telling: Telling) -> None:
             current = _still_there(tx, message.thread_id, message.id)
             # A flush that was overtaken by the message's end must not undo it.
             if current is not None and current.status == "in_progress":
                 tx.messages.replace(msgspec.structs.replace(current, content=draft.content()))
-            return []
 
         try:
             await self._commit(store_text)
@@ -465,11 +494,10 @@ class Journal:
         finally:
             self._flushing = None
 
-    def _release(self, tx: Transaction, *, due_at_s: int | None) -> list[Event]:
+    def _release(self, tx: Transaction, *, due_at_s: int | None, told: int | None = None) -> None:
         lease = self._held.lease
         due_at_ms = None if due_at_s is None else due_at_s * 1000
-        tx.work.release(lease.item.kind, lease.item.key, lease.token, due_at_ms=due_at_ms)
-        return []
+        tx.work.release(lease.item.kind, lease.item.key, lease.token, due_at_ms=due_at_ms, told=told)
 
     def _open_calls_step(self, usage: Usage | None) -> RunStep:
         """The open tool step with its calls as they are by now."""
@@ -482,8 +510,8 @@ class Journal:
         return msgspec.structs.replace(self._calls_step, step_details=details, usage=usage or self._calls_step.usage)
 
 
-def _moved(tx: Transaction, run: Run, to: RunStatus) -> Event:
-    return Event(RUN_EVENTS[to], advance(tx, tx.runs.lock(run.thread_id, run.id), to))
+def _move(tx: Transaction, telling: Telling, run: Run, to: RunStatus) -> None:
+    telling.add(Event(RUN_EVENTS[to], advance(tx, tx.runs.lock(run.thread_id, run.id), to)))
 
 
 def _new_message(tx: Transaction, run: Run) -> tuple[Message, list[Event]]:
@@ -583,20 +611,22 @@ def _still_there(tx: Transaction, thread_id: str, message_id: str) -> Message | 
         return None
 
 
-def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: IncompleteReason | str) -> list[Event]:
+def _end_message(
+    tx: Transaction, telling: Telling, message: Message, draft: Draft | None, how: IncompleteReason | str
+) -> None:
     # Read again: a client may have changed the metadata meanwhile, or deleted it.
     current = _still_there(tx, message.thread_id, message.id)
     if current is None and draft is None:
-        return []
+        return
     # Readers to whom a message was begun are told its end even if it was deleted under it: they take no other before.
     message = current or message
     content = message.content if draft is None else draft.content()
-    events: list[Event] = []
     if not content:
         # Stopped between its beginning and its first word. Clients count on a part, and on a delta that opens it.
         draft = Draft()
-        deltas = [MessageDeltaContent(content=[delta]) for delta in draft.add(TextAdded(""))]
-        events += [Event("thread.message.delta", MessageDelta(id=message.id, delta=delta)) for delta in deltas]
+        for delta in draft.add(TextAdded("")):
+            opening = MessageDelta(id=message.id, delta=MessageDeltaContent(content=[delta]))
+            telling.add(Event("thread.message.delta", opening))
         content = draft.content()
     now = created_at()
     if how == "completed":
@@ -608,22 +638,22 @@ def _end_message(tx: Transaction, message: Message, draft: Draft | None, how: In
         )
     if current is not None:
         tx.messages.replace(ended)
-    return [*events, Event(MESSAGE_EVENTS[ended.status], ended)]
+    telling.add(Event(MESSAGE_EVENTS[ended.status], ended))
 
 
 def _end_steps(
     tx: Transaction,
+    telling: Telling,
     status: StepStatus,
     usage: Usage,
     open_steps: list[RunStep],
     *,
     last_error: LastError | None = None,
-) -> list[Event]:
+) -> None:
     """Ends the steps; the last of them is booked with ``usage``."""
     if last_error is not None and last_error.code == "invalid_prompt":
         # A step has no such code in the contract.
         last_error = LastError(code="server_error", message=last_error.message)
-    events: list[Event] = []
     for step in open_steps:
         ended = msgspec.structs.replace(
             step,
@@ -632,9 +662,7 @@ def _end_steps(
             last_error=last_error,
             **{_STEP_STAMPS[status]: created_at()},
         )
-        tx.steps.replace(ended)
-        events.append(Event(STEP_EVENTS[status], ended))
-    return events
+        tx.steps.end(ended, told=telling.add(Event(STEP_EVENTS[status], ended)))
 
 
 assert set(_STEP_ENDS) == TERMINAL

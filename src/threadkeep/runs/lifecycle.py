@@ -45,6 +45,15 @@ _LOOK_S: Final = 0.5
 _SHOWN: Final = 10_000
 
 
+class Begun(NamedTuple):
+    """What a transaction wrote that begins a run, or makes it go on."""
+
+    run: Run
+    events: list[Event]
+    # The number of the event before these.
+    base: int = 0
+
+
 class Started(NamedTuple):
     """A run that goes on, and the log in which its events appear from here on."""
 
@@ -69,10 +78,10 @@ class Runs:
     ) -> Started:
         """``createRun``."""
 
-        def write(tx: Transaction) -> tuple[Run, list[Event]]:
+        def write(tx: Transaction) -> Begun:
             thread = tx.threads.lock(thread_id)
             run = self._insert(tx, thread, request, named=None)
-            return run, [Event("thread.run.created", run), Event("thread.run.queued", run)]
+            return Begun(run, [Event("thread.run.created", run), Event("thread.run.queued", run)])
 
         return await self._start(project, write, once)
 
@@ -81,15 +90,12 @@ class Runs:
     ) -> Started:
         """``createThreadAndRun``."""
 
-        def write(tx: Transaction) -> tuple[Run, list[Event]]:
+        def write(tx: Transaction) -> Begun:
             thread = create_thread(tx, request.thread or CreateThreadRequest())
             named = resources.modified(tx, thread.tool_resources, request.tool_resources or UNSET)
             run = self._insert(tx, thread, request, named=named)
-            return run, [
-                Event("thread.created", thread),
-                Event("thread.run.created", run),
-                Event("thread.run.queued", run),
-            ]
+            created = Event("thread.created", thread)
+            return Begun(run, [created, Event("thread.run.created", run), Event("thread.run.queued", run)])
 
         return await self._start(project, write, once)
 
@@ -104,7 +110,7 @@ class Runs:
     ) -> Started:
         """``submitToolOutputs``: all outputs at once; the run is queued again."""
 
-        def write(tx: Transaction) -> tuple[Run, list[Event]]:
+        def write(tx: Transaction) -> Begun:
             tx.threads.get(thread_id)
             run = tx.runs.lock(thread_id, run_id)
             # Past its time a run is expired, even where the worker has not come round to it yet.
@@ -112,9 +118,10 @@ class Runs:
             if status != "requires_action":
                 raise InvalidRequest(f'Runs in status "{status}" do not accept tool outputs.')
             step = _answered(tx, run, request)
-            tx.steps.replace(step)
+            before = tx.work.tell(KIND, run_id, events=2)
+            tx.steps.end(step, told=before + 1)
             run = advance(tx, run, "queued")
-            return run, [Event(STEP_EVENTS["completed"], step), Event("thread.run.queued", run)]
+            return Begun(run, [Event(STEP_EVENTS["completed"], step), Event("thread.run.queued", run)], before)
 
         return await self._start(project, write, once, again=True)
 
@@ -198,7 +205,7 @@ class Runs:
     async def _start(
         self,
         project: str,
-        write: Callable[[Transaction], tuple[Run, list[Event]]],
+        write: Callable[[Transaction], Begun],
         once: Once | None,
         *,
         again: bool = False,
@@ -209,41 +216,42 @@ class Runs:
     async def _commit_and_begin(
         self,
         project: str,
-        write: Callable[[Transaction], tuple[Run, list[Event]]],
+        write: Callable[[Transaction], Begun],
         once: Once | None,
         again: bool,
     ) -> Started:
         """Commits ``write`` together with the work to be done, leased to this node where it has room for it."""
         terms = self._worker.offer()
 
-        def with_work(tx: Transaction) -> tuple[Run, list[Event] | None, str | None, bool]:
-            """No events: the run was begun by an earlier request of the same."""
-            written: list[Event] = []
+        def with_work(tx: Transaction) -> tuple[Run, Begun | None, str | None, bool]:
+            """None: the run was begun by an earlier request of the same."""
+            written: list[Begun] = []
 
             def begin() -> Run:
-                run, events = write(tx)
-                written.extend(events)
-                return run
+                written.append(write(tx))
+                return written[-1].run
 
             run, is_repeated = do_once(tx, once, Run, begin)
             if is_repeated:
                 return run, None, None, False
+            [begun] = written
             if again:
-                return run, written, tx.steps.last_id(run.id), tx.work.touch(KIND, run.id, lease=terms)
-            tx.work.insert(KIND, run.id, thread=run.thread_id, lease=terms)
-            return run, written, None, terms is not None
+                return run, begun, tx.steps.last_id(run.id), tx.work.touch(KIND, run.id, lease=terms)
+            tx.work.insert(KIND, run.id, thread=run.thread_id, lease=terms, told=len(begun.events))
+            return run, begun, None, terms is not None
 
         try:
-            run, written, last_step, leased = await self._store.write(project, with_work)
+            run, begun, last_step, leased = await self._store.write(project, with_work)
         except BaseException:
             self._worker.decline(terms)
             raise
-        events = EventLog()
-        if written is None:
+        if begun is None:
             self._worker.decline(terms)
+            events = EventLog()
             events.close("The run was begun by an earlier request.")
             return Started(run, events)
-        events.append(written)
+        events = EventLog(begun.base)
+        events.append(begun.events)
         if terms is not None and leased:
             self._worker.adopt(_lease(project, run, terms), Prepared(run, events))
         else:

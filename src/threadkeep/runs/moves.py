@@ -28,8 +28,12 @@ def advance(
     required_action: RequiredAction | None = None,
     last_error: LastError | None = None,
     incomplete_details: RunIncompleteDetails | None = None,
+    told: int | None = None,
 ) -> Run:
-    """Moves ``run``, locked in this transaction, and returns it moved; ``IllegalMove`` when the table says no."""
+    """Moves ``run``, locked in this transaction, and returns it moved; ``IllegalMove`` when the table says no.
+
+    ``told``: the number of the event that tells its end.
+    """
     if not is_legal(run.status, to):
         raise IllegalMove(run.id, run.status, to)
     moved = msgspec.structs.replace(
@@ -41,7 +45,7 @@ def advance(
         **({_STAMPS[to]: created_at()} if to in _STAMPS else {}),
         **({"expires_at": None, "usage": used_so_far(tx, run)} if to in TERMINAL else {}),
     )
-    tx.runs.replace(moved, was=run.status)
+    tx.runs.replace(moved, was=run.status, told=told)
     return moved
 
 

@@ -9,7 +9,7 @@ from threadkeep.contract.errors import not_found
 from threadkeep.contract.paging import ListQuery, Page
 from threadkeep.contract.run_steps import RunStep
 from threadkeep.storage.paging import Listing, encode
-from threadkeep.storage.statements import PROJECT, Bound, Statement, text
+from threadkeep.storage.statements import PROJECT, Bound, Statement, number, text
 from threadkeep.storage.tables import run_steps
 
 _decoder = msgspec.json.Decoder(RunStep)
@@ -23,6 +23,8 @@ INSERT = Statement(
 )
 GET = Statement(sa.select(run_steps.c.object).where(*_one))
 REPLACE = Statement(sa.update(run_steps).where(*_one).values(object=text("json")))
+END = Statement(sa.update(run_steps).where(*_one).values(object=text("json"), told=number("told")))
+TOLD = Statement(sa.select(run_steps.c.id, run_steps.c.told).where(*_in_run, run_steps.c.told.is_not(None)))
 ALL = Statement(sa.select(run_steps.c.object).where(*_in_run).order_by(run_steps.c.id))
 LAST_ID = Statement(sa.select(run_steps.c.id).where(*_in_run).order_by(run_steps.c.id.desc()).limit(1))
 LIST = Listing(
@@ -47,6 +49,16 @@ class RunSteps:
     def replace(self, step: RunStep) -> None:
         if not self._bound.run(REPLACE, thread=step.thread_id, run=step.run_id, id_=step.id, json=encode(step)):
             raise not_found("run step", step.id)
+
+    def end(self, step: RunStep, *, told: int | None) -> None:
+        """As ``replace``, for a step that has ended: ``told`` is the number of the event that says so, if any does."""
+        one = {"thread": step.thread_id, "run": step.run_id, "id_": step.id}
+        if not self._bound.run(END, **one, json=encode(step), told=told):
+            raise not_found("run step", step.id)
+
+    def told(self, run_id: str) -> dict[str, int]:
+        """Under which numbers the steps' ends were told, by step id."""
+        return dict(self._bound.rows(TOLD, run=run_id))
 
     def list(self, thread_id: str, run_id: str, query: ListQuery) -> Page[RunStep]:
         return LIST.page(self._bound, query, thread=thread_id, run=run_id)

@@ -9,7 +9,7 @@ from threadkeep.contract.paging import ListQuery, Page
 from threadkeep.contract.run_status import RunStatus
 from threadkeep.contract.runs import Run
 from threadkeep.storage.paging import Listing, encode
-from threadkeep.storage.statements import PROJECT, Bound, Statement, text
+from threadkeep.storage.statements import PROJECT, Bound, Statement, number, text
 from threadkeep.storage.tables import ACTIVE_RUN, runs
 
 _decoder = msgspec.json.Decoder(Run)
@@ -27,8 +27,11 @@ GET = Statement(sa.select(runs.c.object).where(*_one))
 LOCK = Statement(sa.select(runs.c.object).where(*_one).with_for_update(key_share=True))
 # Compare and set: whoever moved first has changed the status, and this changes no row.
 REPLACE = Statement(
-    sa.update(runs).where(*_one, runs.c.status == text("was")).values(status=text("status"), object=text("json"))
+    sa.update(runs)
+    .where(*_one, runs.c.status == text("was"))
+    .values(status=text("status"), object=text("json"), told=sa.func.coalesce(number("told"), runs.c.told))
 )
+TOLD = Statement(sa.select(runs.c.told).where(*_one))
 ACTIVE = Statement(sa.select(runs.c.object).where(*_in_thread, ACTIVE_RUN))
 LAST_ID = Statement(sa.select(runs.c.id).where(*_in_thread).order_by(runs.c.id.desc()).limit(1))
 LIST = Listing(sa.select(runs.c.object).where(*_in_thread), runs.c.id, _decoder)
@@ -67,10 +70,20 @@ class Runs:
             raise not_found("run", run_id)
         return _decoder.decode(row[0])
 
-    def replace(self, run: Run, was: RunStatus) -> None:
-        """Writes the run anew if its status is still ``was``; else somebody moved it first: `IllegalMove`."""
-        if not self._bound.run(REPLACE, thread=run.thread_id, id_=run.id, was=was, status=run.status, json=encode(run)):
+    def replace(self, run: Run, was: RunStatus, *, told: int | None = None) -> None:
+        """Writes the run anew if its status is still ``was``; else somebody moved it first: `IllegalMove`.
+
+        ``told``: the number of the event that tells its end.
+        """
+        if not self._bound.run(
+            REPLACE, thread=run.thread_id, id_=run.id, was=was, status=run.status, json=encode(run), told=told
+        ):
             raise IllegalMove(run.id, was, run.status)
+
+    def told(self, thread_id: str, run_id: str) -> int | None:
+        """The number of the event that told the run's end."""
+        row = self._bound.row(TOLD, thread=thread_id, id_=run_id)
+        return None if row is None else row[0]
 
     def active(self, thread_id: str) -> Run | None:
         """The one run of the thread that has not ended."""

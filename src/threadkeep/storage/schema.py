@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # All migrations in order. The folder `migrations/versions` says the same; that they agree is tested, so that a start
 # need not read the folder.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 
 # The number that nodes starting together agree to wait for; any other program may have any other.
 _ADVISORY_LOCK = 0x746B_6D69_6772

@@ -397,6 +397,8 @@ runs = sa.Table(
     _id("id", primary_key=True),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("object", sa.Text, nullable=False),
+    # The number of the last event of the run, once it has ended.
+    sa.Column("told", sa.BigInteger, nullable=True),
     sa.ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
     sa.Index(None, "project_id", "thread_id", "id"),
     # One active run for each thread: this index is the rule, whatever the code believes.
@@ -418,6 +420,8 @@ run_steps = sa.Table(
     _id("run_id", primary_key=True),
     _id("id", primary_key=True),
     sa.Column("object", sa.Text, nullable=False),
+    # The number of the event that told the step's end; null while it has none, and where nobody was told.
+    sa.Column("told", sa.BigInteger, nullable=True),
     sa.ForeignKeyConstraint(["project_id", "run_id"], ["runs.project_id", "runs.id"], ondelete="CASCADE"),
 )
 
@@ -453,6 +457,9 @@ work = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     # Somebody asked the holder to stop. Stays set: whoever takes the work over must hear of it too.
     sa.Column("interrupted", sa.Boolean, nullable=False),
+    # For a run: every event that was told of it has this number at most, except those of whoever holds the lease. Null
+    # for other work, and for a run of a version that did not count.
+    sa.Column("told", sa.BigInteger, nullable=True),
     sa.Index(None, "due_at"),
     sa.Index(None, "lease_node"),
     sa.Index(None, "project_id", "thread_id"),

@@ -13,7 +13,7 @@ The database's clock is the only clock. A lease that ran out is still its holder
 import secrets
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -21,6 +21,9 @@ from sqlalchemy.dialects import postgresql
 from threadkeep.contract.errors import LeaseLost
 from threadkeep.storage.statements import Connection, NowMs, Statement, Value, number, text
 from threadkeep.storage.tables import work
+
+# With every death of a holder the numbers of a run's events go on behind the next multiple of this.
+EPOCH: Final = 1_000_000
 
 
 class WorkItem(NamedTuple):
@@ -49,6 +52,16 @@ class Lease(NamedTuple):
     interrupted: bool
 
 
+class Followed(NamedTuple):
+    """What those know of the work who only follow it."""
+
+    # The number of the last event that is certain to have been told.
+    told: int
+    # Who has the lease; None while nobody does.
+    node: str | None
+    is_live: bool
+
+
 class Renewal(NamedTuple):
     kind: str
     key: str
@@ -60,6 +73,7 @@ _now = NowMs()
 _one = (work.c.kind == text("kind_"), work.c.key == text("key_"))
 _held = (*_one, work.c.lease_token == text("token"))
 _until = _now + number("lease_ms")
+_next_million = sa.literal_column(f"(told / {EPOCH} + 1) * {EPOCH}", sa.BigInteger)
 _unleased = {"lease_until": sa.null(), "lease_token": sa.null(), "lease_node": sa.null()}
 _leased = {"lease_until": _until, "lease_token": text("token"), "lease_node": text("node")}
 _new: dict[str, sa.ColumnElement[Any]] = {
@@ -70,6 +84,7 @@ _new: dict[str, sa.ColumnElement[Any]] = {
     "due_at": sa.func.coalesce(number("due_at_ms"), _now),
     "attempts": sa.literal_column("0", sa.Integer),
     "interrupted": sa.false(),
+    "told": number("told"),
 }
 
 INSERT = Statement(sa.insert(work).values(_new | _unleased))
@@ -94,7 +109,11 @@ RELEASE = Statement(
     sa.update(work)
     .where(*_held)
     # An interrupt that came too late for the holder to hear of makes the work due at once.
-    .values(due_at=sa.case((work.c.interrupted, _now), else_=sa.func.coalesce(number("due_at_ms"), _now)), **_unleased)
+    .values(
+        due_at=sa.case((work.c.interrupted, _now), else_=sa.func.coalesce(number("due_at_ms"), _now)),
+        told=sa.func.coalesce(number("told"), work.c.told),
+        **_unleased,
+    )
 )
 # The lease keeps its token but has run out: the next claim counts it as a death of its holder.
 ABANDON = Statement(
@@ -107,6 +126,14 @@ REMOVE_UNDER = Statement(
     sa.delete(work).where(work.c.kind == text("kind_"), work.c.key >= text("low"), work.c.key < text("high"))
 )
 TOUCH = Statement(sa.update(work).where(*_one).values(due_at=_now))
+TELL = Statement(
+    sa.update(work)
+    .where(*_one)
+    # Nobody counted from the beginning: whatever was told has numbers below the first multiple.
+    .values(told=sa.func.coalesce(work.c.told, sa.literal_column(str(EPOCH))) + number("events"))
+    .returning(work.c.told)
+)
+FOLLOWED = Statement(sa.select(work.c.told, work.c.lease_node, work.c.lease_until >= _now).where(*_one))
 TOUCH_LEASING = Statement(sa.update(work).where(*_one, work.c.lease_token.is_(None)).values(due_at=_now, **_leased))
 INTERRUPT = Statement(sa.update(work).where(*_one).values(interrupted=sa.true(), due_at=_now))
 
@@ -151,6 +178,8 @@ def claim_of(kinds: int) -> Statement:
                 (work.c.lease_token.is_(None), sa.literal_column("0", sa.Integer)),
                 else_=sa.literal_column("1", sa.Integer),
             ),
+            # A node that died may have told more than anybody knows: those numbers are never given again.
+            told=sa.case((work.c.lease_token.is_(None), work.c.told), else_=_next_million),
             **_leased,
         )
         .returning(
@@ -180,14 +209,17 @@ class Work:
         thread: str | None = None,
         due_at_ms: int | None = None,
         lease: LeaseTerms | tuple[str, str, float] | None = None,
+        told: int | None = None,
     ) -> None:
-        """New work of the transaction's project, due at once when no time is given, leased already when asked for."""
+        """New work of the transaction's project, due at once when no time is given, leased already when asked for;
+        ``told``: the number of the last event that tells of it being made."""
         values: dict[str, Value] = {
             "kind_": kind,
             "key_": key,
             "project_": self._project,
             "thread": thread,
             "due_at_ms": due_at_ms,
+            "told": told,
         }
         if lease is None:
             self._connection.run(INSERT, values)
@@ -202,6 +234,7 @@ class Work:
             "project_": self._project,
             "thread": None,
             "due_at_ms": None,
+            "told": None,
         }
         if self._connection.row(EXISTS, {"kind_": kind, "key_": key}) is not None:
             # Asked first: inserting would wait for whoever works on it.
@@ -218,6 +251,7 @@ class Work:
             "project_": self._project,
             "thread": None,
             "due_at_ms": None,
+            "told": None,
         }
         self._connection.run(ENSURE, values)
 
@@ -272,9 +306,12 @@ class Work:
         rows = self._connection.rows(RENEW, {"node": node, "lease_ms": _ms(lease_s)})
         return [Renewal(kind, key, token, bool(interrupted)) for kind, key, token, interrupted in rows]
 
-    def release(self, kind: str, key: str, token: str, *, due_at_ms: int | None = None) -> None:
-        """Gives the lease back; the work is due again then, or at once. Interrupted work is always due at once."""
-        values: dict[str, Value] = {"kind_": kind, "key_": key, "token": token, "due_at_ms": due_at_ms}
+    def release(
+        self, kind: str, key: str, token: str, *, due_at_ms: int | None = None, told: int | None = None
+    ) -> None:
+        """Gives the lease back; the work is due again then, or at once. Interrupted work is always due at once.
+        ``told``: the number of the last event that was told of it, where that is known for certain."""
+        values: dict[str, Value] = {"kind_": kind, "key_": key, "token": token, "due_at_ms": due_at_ms, "told": told}
         if not self._connection.run(RELEASE, values):
             raise LeaseLost(kind, key)
 
@@ -303,6 +340,16 @@ class Work:
             return True
         self._connection.run(TOUCH, one)
         return False
+
+    def tell(self, kind: str, key: str, events: int) -> int:
+        """Takes the next numbers for so many events of work that nobody is telling of; the number before the first."""
+        row = self._connection.row(TELL, {"kind_": kind, "key_": key, "events": events})
+        return 0 if row is None else row[0] - events
+
+    def followed(self, kind: str, key: str) -> Followed | None:
+        """What there is to know of it without a lease; None when there is no such work."""
+        row = self._connection.row(FOLLOWED, {"kind_": kind, "key_": key})
+        return None if row is None else Followed(EPOCH if row[0] is None else row[0], row[1], bool(row[2]))
 
     def interrupt(self, kind: str, key: str) -> None:
         """Asks whoever holds the work, or takes it next, to stop; it is due now."""
