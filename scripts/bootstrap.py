@@ -45,6 +45,9 @@ def main(command: str, arguments: list[str]) -> NoReturn:
         case ["clients", *rest]:
             set_up("dev")
             become([PYTHON, ROOT / "scripts" / "clients.py", *rest])
+        case ["chaos", *rest]:
+            set_up("dev")
+            become([PYTHON, ROOT / "scripts" / "chaos.py", *rest])
         case ["lock", *rest]:
             become([sys.executable, ROOT / "scripts" / "lock.py", *rest])
         case _:
