@@ -51,9 +51,10 @@ def flags_of(command: ArgumentParser) -> Iterator[str]:
 
 
 def benchmark_flags() -> set[str]:
+    """Also those of the long form of the chaos suite."""
     return {
         flag
-        for file in (ROOT / "benchmarks").glob("*.py")
+        for file in [*(ROOT / "benchmarks").glob("*.py"), ROOT / "scripts" / "chaos.py"]
         for flag in re.findall(r'add_argument\("(--[a-z-]+)"', file.read_text("utf-8"))
     }
 
