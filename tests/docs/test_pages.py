@@ -55,7 +55,7 @@ def benchmark_flags() -> set[str]:
     return {
         flag
         for file in [*(ROOT / "benchmarks").glob("*.py"), ROOT / "scripts" / "chaos.py"]
-        for flag in re.findall(r'add_argument\("(--[a-z-]+)"', file.read_text("utf-8"))
+        for flag in re.findall(r'add_argument\(\s*"(--[a-z-]+)"', file.read_text("utf-8"))
     }
 
 
