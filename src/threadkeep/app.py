@@ -35,7 +35,7 @@ from threadkeep.tools.toolbox import Tools
 from threadkeep.upstream.config import UpstreamConfig
 from threadkeep.upstream.retrieval import EmbeddingServer, RerankServer
 from threadkeep.upstream.upstreams import Upstreams
-from threadkeep.worker import Worker, new_node
+from threadkeep.worker import Lanes, Worker, new_node
 
 log = Log(__name__)
 
@@ -159,6 +159,7 @@ async def open_server(
             node=notices.node,
             max_concurrent=settings.max_concurrent_runs,
             lease_s=settings.lease_seconds,
+            lanes=Lanes({upstream.name: upstream.config.max_concurrent for upstream in upstreams.configured}),
         )
         parsers = Parsers(children=settings.max_concurrent_files, spool_folder=settings.data_dir)
         parts.push_async_callback(parsers.close)
@@ -178,7 +179,9 @@ async def open_server(
             lease_s=settings.lease_seconds,
         )
         ingestion.use(ingester)
-        runs = Runs(store, worker, execution, run_expires_s=settings.run_expires_seconds)
+        runs = Runs(
+            store, worker, execution, run_expires_s=settings.run_expires_seconds, lane_of=upstreams.configured_name
+        )
         parts.push_async_callback(runs.close)
         stopping = asyncio.Event()
         context = api.Context(

@@ -347,9 +347,17 @@ class Settings:
     upstream_retries: int = setting(
         whole_number("NUMBER", 0, 20),
         4,
-        "How often a call is tried again that failed before its first byte.",
+        "How often a call is tried again that failed before anything of its answer was shown.",
         "5",
         group="Models",
+    )
+    upstream_max_concurrent: int | None = setting(
+        whole_number("NUMBER", 1, 100_000),
+        None,
+        "How many runs this node executes at once for an upstream; the next wait in the queue.",
+        "8",
+        group="Models",
+        default_shown="as many as leave room for the other upstreams",
     )
     embedding_model: str | None = setting(
         TEXT,
@@ -831,6 +839,7 @@ def _general(settings: Settings) -> dict[str, Any]:
         "first_byte_timeout_s": settings.upstream_first_byte_timeout_seconds,
         "idle_timeout_s": settings.upstream_idle_timeout_seconds,
         "max_retries": settings.upstream_retries,
+        "max_concurrent": settings.upstream_max_concurrent,
     }
 
 
@@ -905,6 +914,7 @@ UPSTREAM_KEYS: Mapping[str, UpstreamKey] = {
         "idle_timeout_s", _as_general("idle_timeout_seconds"), "As the general setting.", "30"
     ),
     "retries": UpstreamKey("max_retries", _as_general("retries"), "As the general setting.", "5"),
+    "max_concurrent": UpstreamKey("max_concurrent", _as_general("max_concurrent"), "As the general setting.", "8"),
     "api_version": UpstreamKey(
         "api_version", _text_of(TEXT), "Azure's `api-version`, where it wants one.", '"2024-10-21"'
     ),

@@ -8,7 +8,9 @@ import asyncio
 import os
 import secrets
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
@@ -27,6 +29,65 @@ RENEW_S = 1.0
 RETRY_S = 1.0
 # Within this the store answers, if only that it is away.
 _ANSWER_S = 10.0
+# A lane takes no more room while it holds this many times the room that is free.
+_SHARE = 3
+
+
+class Lanes:
+    """How much of a node each lane holds, and may hold: what is stuck together must not keep all else out.
+
+    A lane with a bound holds no more than that. Where there are several, each takes room only while it holds less than
+    three times what is free: one alone comes to three quarters of the node, two to three sevenths each, and however
+    many are stuck, some room is left. Used from several threads.
+    """
+
+    def __init__(self, bounds: Mapping[str, int | None]) -> None:
+        """``bounds``: all lanes there are, each with the most it may hold, None where nothing but the node bounds it.
+        Items may be of other lanes too, which are bounded by nothing."""
+        self._bounds = bounds
+        self._held: Counter[str] = Counter()
+        self._changing = threading.Lock()
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        return self._held
+
+    def room(self, lane: str | None, free: int) -> int:
+        """How much more the lane may hold, where ``free`` is free in all."""
+        if lane is None or lane not in self._bounds:
+            return free
+        held, bound = self._held[lane], self._bounds[lane]
+        if len(self._bounds) > 1:
+            free = min(free, -((held - _SHARE * free) // (_SHARE + 1)))
+        return max(0, free if bound is None else min(free, bound - held))
+
+    def choice(self, free: int) -> tuple[list[str], int]:
+        """For a claim where ``free`` is free: the lanes that are full, and how many items, of whatever other lanes, can
+        be taken at once."""
+        rooms = {lane: self.room(lane, free) for lane in self._bounds}
+        return [lane for lane, room in rooms.items() if not room], min([free, *filter(None, rooms.values())])
+
+    def enter(self, lane: str | None, free: int) -> bool:
+        """Takes room for one more, if there is some."""
+        with self._changing:
+            if self.room(lane, free) <= 0:
+                return False
+            if lane is not None:
+                self._held[lane] += 1
+            return True
+
+    def take(self, lane: str | None) -> None:
+        """As ``enter``, also where there is no room."""
+        if lane is not None:
+            with self._changing:
+                self._held[lane] += 1
+
+    def leave(self, lane: str | None) -> None:
+        if lane is not None:
+            with self._changing:
+                self._held[lane] -= 1
+                if not self._held[lane]:
+                    del self._held[lane]
 
 
 class Held:
@@ -62,10 +123,18 @@ def new_node() -> str:
 
 
 class Worker:
-    """Handles due items on this node, at most ``max_concurrent`` at once; ``handlers`` by kind of work."""
+    """Handles due items on this node, at most ``max_concurrent`` at once, and of each lane as ``lanes`` has it;
+    ``handlers`` by kind of work."""
 
     def __init__(
-        self, store: Store, handlers: Mapping[str, Handle], *, node: str, max_concurrent: int, lease_s: float
+        self,
+        store: Store,
+        handlers: Mapping[str, Handle],
+        *,
+        node: str,
+        max_concurrent: int,
+        lease_s: float,
+        lanes: Lanes | None = None,
     ) -> None:
         # In whose name the leases are. No two workers have the same.
         self.node = node
@@ -73,9 +142,12 @@ class Worker:
         self._handlers = handlers
         self._max_concurrent = max_concurrent
         self._lease_s = lease_s
+        self.lanes = lanes or Lanes({})
         self._held: dict[tuple[str, str], tuple[Held, asyncio.Task[None]]] = {}
         # Leases offered and not yet taken up or declined: their tokens, with the time of the offer.
         self._promised: dict[str, float] = {}
+        # The lanes of those that have entered one.
+        self._entered: dict[str, str | None] = {}
         self._kept = asyncio.Event()
         # A claim is on its way: leases may exist of which nothing is known here yet.
         self._claiming = False
@@ -103,15 +175,27 @@ class Worker:
         self._promised[terms.token] = time.monotonic()
         return terms
 
+    def enter(self, terms: LeaseTerms | None, lane: str | None) -> LeaseTerms | None:
+        """The terms, if the lane of the item has room as well. To be asked inside the transaction that stores the item,
+        whatever thread that runs in; once more when it is run again."""
+        if terms is None or terms.token in self._entered:
+            return terms
+        # The offer has taken its place already.
+        if not self.lanes.enter(lane, self._room() + 1):
+            return None
+        self._entered[terms.token] = lane
+        return terms
+
     def adopt(self, lease: Lease, prepared: object) -> None:
         """Starts at once on an item that was stored under an offered lease."""
-        self._begin(lease, prepared, since=self._promised.pop(lease.token))
+        self._begin(lease, prepared, since=self._promised.pop(lease.token), lane=self._entered.pop(lease.token, None))
         self._kept.set()
 
     def decline(self, terms: LeaseTerms | None) -> None:
         """An offered lease was not taken up. None, where none was offered, is declined as well."""
         if terms is not None:
             del self._promised[terms.token]
+            self.lanes.leave(self._entered.pop(terms.token, None))
             self._kept.set()
 
     def wake(self) -> None:
@@ -149,11 +233,12 @@ class Worker:
     def _room(self) -> int:
         return self._max_concurrent - len(self._held) - len(self._promised)
 
-    def _begin(self, lease: Lease, prepared: object, *, since: float) -> None:
+    def _begin(self, lease: Lease, prepared: object, *, since: float, lane: str | None) -> None:
+        """``lane``: the one that it has entered."""
         held = Held(lease, prepared, live_until=since + self._lease_s)
-        self._held[lease.item.kind, lease.item.key] = held, asyncio.create_task(self._run(held))
+        self._held[lease.item.kind, lease.item.key] = held, asyncio.create_task(self._run(held, lane))
 
-    async def _run(self, held: Held) -> None:
+    async def _run(self, held: Held, lane: str | None) -> None:
         item = held.lease.item
         try:
             await self._handlers[item.kind](held)
@@ -166,6 +251,7 @@ class Worker:
             # A later lease on the same item may have taken the place already.
             if (current := self._held.get((item.kind, item.key))) is not None and current[0] is held:
                 del self._held[item.kind, item.key]
+            self.lanes.leave(lane)
             self.wake()
 
     async def _abandon(self, lease: Lease) -> None:
@@ -182,9 +268,15 @@ class Worker:
             try:
                 if (room := self._room()) > 0:
                     self._claiming = True
+                    full, limit = self.lanes.choice(room)
                     asked_at = time.monotonic()
-                    for lease in await self._claim(room):
-                        self._begin(lease, None, since=asked_at)
+                    claimed = await self._claim(limit, full)
+                    for lease in claimed:
+                        self.lanes.take(lease.item.lane)
+                        self._begin(lease, None, since=asked_at, lane=lease.item.lane)
+                    if len(claimed) == limit < room:
+                        # The lane with the least room set the limit: there may be more of the others.
+                        self.wake()
             except Exception as error:
                 # Whatever it was, the loop outlives it: without it no run on this node would ever end.
                 log.error("claim_failed", error=error)
@@ -195,14 +287,14 @@ class Worker:
             except TimeoutError:
                 continue
 
-    async def _claim(self, limit: int) -> list[Lease]:
+    async def _claim(self, limit: int, full: list[str]) -> list[Lease]:
         kinds = tuple(self._handlers)
         # A cheap read first: the claim is a write, with a sync to disk, even when it finds nothing.
-        if not await self._store.read(None, lambda tx: tx.work.any_due(kinds)):
+        if not await self._store.read(None, lambda tx: tx.work.any_due(kinds, full=full)):
             return []
         return await self._store.write(
             None,
-            lambda tx: tx.work.claim(self.node, kinds, limit, self._lease_s),
+            lambda tx: tx.work.claim(self.node, kinds, limit, self._lease_s, full=full),
         )
 
     async def _renew_loop(self) -> None:

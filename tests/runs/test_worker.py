@@ -9,7 +9,7 @@ import pytest
 from threadkeep.contract.errors import LeaseLost
 from threadkeep.storage import Store, Transaction
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
-from threadkeep.worker import Handle, Held, Worker, new_node
+from threadkeep.worker import Handle, Held, Lanes, Worker, new_node
 
 KIND = "chore"
 PROJECT = "proj_default"
@@ -18,18 +18,18 @@ PATIENCE_S = 30.0
 
 @asynccontextmanager
 async def working(
-    store: Store, handle: Handle, *, max_concurrent: int = 10, lease_s: float = 60.0
+    store: Store, handle: Handle, *, max_concurrent: int = 10, lease_s: float = 60.0, lanes: Lanes | None = None
 ) -> AsyncGenerator[Worker, None]:
-    worker = Worker(store, {KIND: handle}, node=new_node(), max_concurrent=max_concurrent, lease_s=lease_s)
+    worker = Worker(store, {KIND: handle}, node=new_node(), max_concurrent=max_concurrent, lease_s=lease_s, lanes=lanes)
     worker.start()
     yield worker
     await worker.drain(0)
 
 
-async def add(store: Store, *keys: str) -> None:
+async def add(store: Store, *keys: str, lane: str | None = None) -> None:
     def write(tx: Transaction) -> None:
         for key in keys:
-            tx.work.insert(KIND, key)
+            tx.work.insert(KIND, key, lane=lane)
 
     await store.write(PROJECT, write)
 
@@ -233,8 +233,8 @@ async def test_draining_waits_for_a_claim_under_way(
     async with working(store, chores.handle) as worker:
         claim, is_claimed, may_answer = worker._claim, asyncio.Event(), asyncio.Event()
 
-        async def claim_slowly(limit: int) -> list[Lease]:
-            leases = await claim(limit)
+        async def claim_slowly(limit: int, full: list[str]) -> list[Lease]:
+            leases = await claim(limit, full)
             is_claimed.set()
             await may_answer.wait()
             return leases
@@ -305,11 +305,11 @@ async def test_the_loops_outlive_a_defect(store: Store, chores: Chores, monkeypa
         claim = worker._claim
         failures: list[int] = []
 
-        async def fail_once(limit: int) -> list[Lease]:
+        async def fail_once(limit: int, full: list[str]) -> list[Lease]:
             if not failures:
                 failures.append(limit)
                 raise ZeroDivisionError
-            return await claim(limit)
+            return await claim(limit, full)
 
         monkeypatch.setattr(worker, "_claim", fail_once)
         worker.wake()
@@ -317,3 +317,86 @@ async def test_the_loops_outlive_a_defect(store: Store, chores: Chores, monkeypa
         await add(store, "a")
 
         await until(lambda: len(chores.held) == 1)
+
+
+# ---------------------------------------------------------------- lanes
+
+
+def filled(lanes: Lanes, names: list[str], size: int) -> list[int]:
+    """What each lane comes to hold of so much room, when all of them want all of it."""
+    for name in names * size:
+        lanes.enter(name, size - sum(lanes.held.values()))
+    return [lanes.held.get(name, 0) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("stuck", "lanes", "held"),
+    [
+        (["a"], ["a"], [64]),
+        (["a"], ["a", "b"], [48]),
+        (["a", "b"], ["a", "b"], [28, 27]),
+        (["a", "b", "c"], ["a", "b", "c", "d"], [20, 19, 19]),
+    ],
+)
+def test_however_many_lanes_are_stuck_some_room_is_left_for_the_others(
+    stuck: list[str], lanes: list[str], held: list[int]
+) -> None:
+    assert filled(Lanes(dict.fromkeys(lanes)), stuck, 64) == held
+
+
+def test_a_lane_with_a_bound_holds_no_more_than_that() -> None:
+    assert filled(Lanes({"a": 5}), ["a"], 64) == [5]
+
+
+def test_what_is_in_no_lane_that_is_known_is_bounded_by_the_node_only() -> None:
+    lanes = Lanes({"a": 1, "b": 1})
+
+    assert lanes.room(None, 64) == lanes.room("of another node", 64) == 64
+
+
+def test_a_claim_takes_no_more_than_the_lane_with_the_least_room_has() -> None:
+    lanes = Lanes({"a": 2, "b": 5})
+    lanes.take("a")
+    assert lanes.choice(20) == ([], 1)
+    lanes.take("a")
+    assert lanes.choice(20) == (["a"], 5)
+    lanes.leave("a")
+    assert lanes.choice(20) == ([], 1)
+
+
+async def test_work_of_a_full_lane_waits_and_lets_all_other_work_by(store: Store, chores: Chores) -> None:
+    await add(store, "a1", "a2", "a3", lane="a")
+    await add(store, "b1", "b2", lane="b")
+    await add(store, "c1")
+
+    def keys() -> list[str]:
+        return sorted(held.lease.item.key for held in chores.held)
+
+    async with working(store, chores.handle, lanes=Lanes({"a": 1, "b": None})) as worker:
+        await until(lambda: len(chores.held) == 4)
+        assert keys()[1:] == ["b1", "b2", "c1"]
+        terms = worker.offer()
+        assert worker.enter(terms, "a") is None
+        worker.decline(terms)
+        chores.may_end.set()
+        await until(lambda: keys() == ["a1", "a2", "a3", "b1", "b2", "c1"])
+        await until(lambda: not worker.lanes.held)
+
+
+async def test_an_offered_lease_counts_in_the_lane_that_it_entered(store: Store, chores: Chores) -> None:
+    async with working(store, chores.handle, lanes=Lanes({"a": 2})) as worker:
+        terms, second, third = worker.offer(), worker.offer(), worker.offer()
+        assert terms is not None
+        assert worker.enter(terms, "a") is worker.enter(terms, "a") is terms
+        assert worker.enter(second, "a") is second
+        assert worker.enter(third, "a") is None
+        worker.decline(second)
+        assert worker.enter(third, "a") is third
+        worker.decline(third)
+        await store.write(PROJECT, lambda tx: tx.work.insert(KIND, "a1", lane="a", lease=terms))
+
+        worker.adopt(adopted("a1", terms), None)
+
+        assert worker.lanes.held == {"a": 1}
+        chores.may_end.set()
+        await until(lambda: not worker.lanes.held)

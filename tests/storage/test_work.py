@@ -65,6 +65,23 @@ def test_only_the_kinds_asked_for_are_claimed(tx: Transaction) -> None:
     assert tx.work.any_due(("ingest",))
 
 
+def test_work_in_lanes_that_are_full_is_not_claimed(tx: Transaction) -> None:
+    for lane in ("a", "b", None):
+        tx.work.insert("run", f"in {lane}", lane=lane)
+    assert not tx.work.any_due(("ingest",), full=["a"])
+    assert sorted(keys(tx.work.claim("n", ["run"], 10, LONG, full=["a", "c"]))) == ["in None", "in b"]
+    assert not tx.work.any_due(("run",), full=["a"])
+    [lease] = tx.work.claim("n", ["run"], 10, LONG, full=["b"])
+    assert lease.item.lane == "a"
+
+
+def test_interrupted_work_is_claimed_however_full_its_lane(tx: Transaction) -> None:
+    tx.work.insert("run", "run_1", lane="a")
+    tx.work.interrupt("run", "run_1")
+    assert tx.work.any_due(("run",), full=["a"])
+    assert keys(tx.work.claim("n", ["run"], 10, LONG, full=["a"])) == ["run_1"]
+
+
 def test_work_inserted_with_a_lease_is_held_from_the_start(tx: Transaction) -> None:
     tx.work.insert("run", "run_1", lease=LeaseTerms("token", "a", LONG))
     assert tx.work.claim("b", ["run"], 10, LONG) == []

@@ -65,11 +65,21 @@ class Runs:
     """The verbs, on one store and one worker. A verb with ``once`` is carried out once, however often it is asked for;
     then it answers what it answered the first time."""
 
-    def __init__(self, store: Store, worker: Worker, execution: Execution, *, run_expires_s: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        worker: Worker,
+        execution: Execution,
+        *,
+        run_expires_s: int,
+        lane_of: Callable[[str], str | None] = lambda model: None,
+    ) -> None:
+        """``lane_of``: the lane of a model's runs, see ``Worker``."""
         self._store = store
         self._worker = worker
         self._execution = execution
         self._run_expires_s = run_expires_s
+        self._lane_of = lane_of
         self._watching: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -235,10 +245,12 @@ class Runs:
             if is_repeated:
                 return run, None, None, False
             [begun] = written
+            lane = self._lane_of(run.model)
+            taken = self._worker.enter(terms, lane)
             if again:
-                return run, begun, tx.steps.last_id(run.id), tx.work.touch(KIND, run.id, lease=terms)
-            tx.work.insert(KIND, run.id, thread=run.thread_id, lease=terms, told=len(begun.events))
-            return run, begun, None, terms is not None
+                return run, begun, tx.steps.last_id(run.id), tx.work.touch(KIND, run.id, lease=taken)
+            tx.work.insert(KIND, run.id, thread=run.thread_id, lane=lane, lease=taken, told=len(begun.events))
+            return run, begun, None, taken is not None
 
         try:
             run, begun, last_step, leased = await self._store.write(project, with_work)

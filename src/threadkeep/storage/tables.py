@@ -460,6 +460,8 @@ work = sa.Table(
     # For a run: every event that was told of it has this number at most, except those of whoever holds the lease. Null
     # for other work, and for a run of a version that did not count.
     sa.Column("told", sa.BigInteger, nullable=True),
+    # What may keep the work waiting together with other work: for a run, the upstream that answers it. Null: nothing.
+    sa.Column("lane", sa.Text, nullable=True),
     sa.Index(None, "due_at"),
     sa.Index(None, "lease_node"),
     sa.Index(None, "project_id", "thread_id"),

@@ -32,6 +32,8 @@ class WorkItem(NamedTuple):
     project: str
     # The thread it goes with when that is deleted.
     thread: str | None
+    # What may keep it waiting together with other work: a node holds only so much of one lane. None: it never waits.
+    lane: str | None = None
 
 
 class LeaseTerms(NamedTuple):
@@ -85,6 +87,7 @@ _new: dict[str, sa.ColumnElement[Any]] = {
     "attempts": sa.literal_column("0", sa.Integer),
     "interrupted": sa.false(),
     "told": number("told"),
+    "lane": text("lane"),
 }
 
 INSERT = Statement(sa.insert(work).values(_new | _unleased))
@@ -138,30 +141,31 @@ TOUCH_LEASING = Statement(sa.update(work).where(*_one, work.c.lease_token.is_(No
 INTERRUPT = Statement(sa.update(work).where(*_one).values(interrupted=sa.true(), due_at=_now))
 
 
-@cache
-def due_of(kinds: int) -> Statement:
-    """Whether anything of so many kinds is due."""
-    return Statement(
-        sa.select(work.c.kind)
-        .where(
-            work.c.due_at <= _now,
-            sa.or_(work.c.lease_token.is_(None), work.c.lease_until < _now),
-            work.c.kind.in_([text(f"kind_{index}") for index in range(kinds)]),
-        )
-        .limit(1)
-    )
+def _due(kinds: int, full: int) -> list[sa.ColumnElement[bool]]:
+    """Of so many kinds, held by nobody alive, and in none of so many lanes unless it was interrupted."""
+    due = [
+        work.c.due_at <= _now,
+        sa.or_(work.c.lease_token.is_(None), work.c.lease_until < _now),
+        work.c.kind.in_([text(f"kind_{index}") for index in range(kinds)]),
+    ]
+    if full:
+        lanes = [text(f"lane_{index}") for index in range(full)]
+        due.append(sa.or_(work.c.lane.is_(None), work.c.lane.not_in(lanes), work.c.interrupted))
+    return due
 
 
 @cache
-def claim_of(kinds: int) -> Statement:
-    """The claim for so many kinds of work."""
+def due_of(kinds: int, full: int) -> Statement:
+    """Whether anything of so many kinds is due, so many lanes apart."""
+    return Statement(sa.select(work.c.kind).where(*_due(kinds, full)).limit(1))
+
+
+@cache
+def claim_of(kinds: int, full: int) -> Statement:
+    """The claim for so many kinds of work, so many lanes apart."""
     due = (
         sa.select(work.c.kind, work.c.key)
-        .where(
-            work.c.due_at <= _now,
-            sa.or_(work.c.lease_token.is_(None), work.c.lease_until < _now),
-            work.c.kind.in_([text(f"kind_{index}") for index in range(kinds)]),
-        )
+        .where(*_due(kinds, full))
         .order_by(work.c.due_at)
         .limit(number("limit"))
         # Nodes that claim at once pass over each other's rows. SQLite has no such clause and needs none.
@@ -190,6 +194,7 @@ def claim_of(kinds: int) -> Statement:
             work.c.attempts,
             work.c.lease_until,
             work.c.interrupted,
+            work.c.lane,
         )
     )
 
@@ -208,19 +213,13 @@ class Work:
         *,
         thread: str | None = None,
         due_at_ms: int | None = None,
+        lane: str | None = None,
         lease: LeaseTerms | tuple[str, str, float] | None = None,
         told: int | None = None,
     ) -> None:
         """New work of the transaction's project, due at once when no time is given, leased already when asked for;
         ``told``: the number of the last event that tells of it being made."""
-        values: dict[str, Value] = {
-            "kind_": kind,
-            "key_": key,
-            "project_": self._project,
-            "thread": thread,
-            "due_at_ms": due_at_ms,
-            "told": told,
-        }
+        values = self._values(kind, key, thread=thread, due_at_ms=due_at_ms, lane=lane, told=told)
         if lease is None:
             self._connection.run(INSERT, values)
         else:
@@ -228,14 +227,7 @@ class Work:
 
     def insert_absent(self, kind: str, key: str, *, lease: LeaseTerms | tuple[str, str, float] | None = None) -> bool:
         """As ``insert``, unless there is such work already; whether it was inserted."""
-        values: dict[str, Value] = {
-            "kind_": kind,
-            "key_": key,
-            "project_": self._project,
-            "thread": None,
-            "due_at_ms": None,
-            "told": None,
-        }
+        values = self._values(kind, key)
         if self._connection.row(EXISTS, {"kind_": kind, "key_": key}) is not None:
             # Asked first: inserting would wait for whoever works on it.
             return False
@@ -245,37 +237,29 @@ class Work:
 
     def ensure(self, kind: str, key: str) -> None:
         """There is such work, and it is due now: after this transaction somebody looks at it."""
-        values: dict[str, Value] = {
-            "kind_": kind,
-            "key_": key,
-            "project_": self._project,
-            "thread": None,
-            "due_at_ms": None,
-            "told": None,
-        }
-        self._connection.run(ENSURE, values)
+        self._connection.run(ENSURE, self._values(kind, key))
 
-    def claim(self, node: str, kinds: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
-        """Leases to ``node`` what is due and held by nobody alive, the longest due first.
+    def claim(
+        self, node: str, kinds: Sequence[str], limit: int, lease_s: float, *, full: Sequence[str] = ()
+    ) -> list[Lease]:
+        """Leases to ``node`` what is due and held by nobody alive, the longest due first. Of the lanes that are
+        ``full`` only what was interrupted: that is over as soon as it is looked at.
 
         An attempt is counted only when a lease ran out: a claim in peace is none.
         """
         token = secrets.token_hex(16)
         rows = self._connection.rows(
-            claim_of(len(kinds)),
-            {f"kind_{index}": kind for index, kind in enumerate(kinds)}
-            | {"limit": limit}
-            | _terms((token, node, lease_s)),
+            claim_of(len(kinds), len(full)),
+            _choice(kinds, full) | {"limit": limit} | _terms((token, node, lease_s)),
         )
         return [
-            Lease(WorkItem(kind, key, project, thread), token, attempts, until_ms, bool(interrupted))
-            for kind, key, project, thread, attempts, until_ms, interrupted in rows
+            Lease(WorkItem(kind, key, project, thread, lane), token, attempts, until_ms, bool(interrupted))
+            for kind, key, project, thread, attempts, until_ms, interrupted, lane in rows
         ]
 
-    def any_due(self, kinds: tuple[str, ...]) -> bool:
+    def any_due(self, kinds: Sequence[str], *, full: Sequence[str] = ()) -> bool:
         """Whether a claim would find something. A read: cheaper than a claim that finds nothing."""
-        values: dict[str, Value] = {f"kind_{index}": kind for index, kind in enumerate(kinds)}
-        return self._connection.row(due_of(len(kinds)), values) is not None
+        return self._connection.row(due_of(len(kinds), len(full)), _choice(kinds, full)) is not None
 
     def abandon(self, lease: Lease, *, delay_s: float) -> None:
         """Lets anybody claim the work after ``delay_s``, as if its holder had died: the attempt is counted."""
@@ -354,6 +338,31 @@ class Work:
     def interrupt(self, kind: str, key: str) -> None:
         """Asks whoever holds the work, or takes it next, to stop; it is due now."""
         self._connection.run(INTERRUPT, {"kind_": kind, "key_": key})
+
+    def _values(
+        self,
+        kind: str,
+        key: str,
+        *,
+        thread: str | None = None,
+        due_at_ms: int | None = None,
+        lane: str | None = None,
+        told: int | None = None,
+    ) -> dict[str, Value]:
+        return {
+            "kind_": kind,
+            "key_": key,
+            "project_": self._project,
+            "thread": thread,
+            "due_at_ms": due_at_ms,
+            "lane": lane,
+            "told": told,
+        }
+
+
+def _choice(kinds: Sequence[str], full: Sequence[str]) -> dict[str, Value]:
+    chosen: dict[str, Value] = {f"kind_{index}": kind for index, kind in enumerate(kinds)}
+    return chosen | {f"lane_{index}": lane for index, lane in enumerate(full)}
 
 
 def _terms(lease: tuple[str, str, float]) -> dict[str, Value]:

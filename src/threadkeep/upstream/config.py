@@ -31,6 +31,8 @@ class UpstreamConfig(Struct, frozen=True, kw_only=True):
     # Further attempts after the first, only before the first byte, and all within `retry_total_s`.
     max_retries: int = 4
     retry_total_s: float = 60.0
+    # How many runs of its models a node executes at once; None: as many as leave room for other upstreams.
+    max_concurrent: int | None = None
     # Tokens; None: by the model's name, from the table in windows.py.
     context_window: int | None = None
     # Our name of a model (or a pattern) -> the upstream's: {"gpt-4o": "llama3.1:8b"}.

@@ -75,6 +75,11 @@ class Upstreams:
         """As ``for_model``, of those that are configured."""
         return next((upstream for upstream in self._configured if upstream.config.answers(model)), None)
 
+    def configured_name(self, model: str) -> str | None:
+        """Of the configured upstream that answers the model; None for the offline model, and where none does."""
+        upstream = None if is_offline(model) else self.configured_for(model)
+        return None if upstream is None else upstream.name
+
     def for_model(self, model: str) -> Upstream:
         """The first upstream whose patterns match. Raises ``NotFound`` when none does."""
         if is_offline(model) or not self._configured:

@@ -1,5 +1,5 @@
-"""Many nodes: how far a run was told, so that the numbers of its events go on wherever it goes on; and what each
-connection has committed."""
+"""Many nodes: how far a run was told, so that the numbers of its events go on wherever it goes on; what each connection
+has committed; and what work waits for together with other work."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,7 @@ def upgrade() -> None:
     identifier = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
     for table in ("runs", "run_steps", "work"):
         op.add_column(table, sa.Column("told", sa.BigInteger(), nullable=True))
+    op.add_column("work", sa.Column("lane", sa.Text(), nullable=True))
     op.create_table(
         "commits",
         sa.Column("writer", identifier, nullable=False),
