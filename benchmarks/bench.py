@@ -101,6 +101,13 @@ class Connection:
             tail = (tail + read)[-8:]
         return pieces
 
+    async def leave(self, path: str, body: object, after_s: float) -> None:
+        """Begins to read a streamed answer, and hangs up in its midst."""
+        if await self._ask("POST", path, body) is not None:
+            raise WrongAnswer(f"POST {path} was not streamed")
+        await asyncio.sleep(after_s)
+        self._writer.transport.abort()
+
     async def _ask(self, method: str, path: str, body: object) -> int | None:
         """Sends a request and reads the answer's head: its length, or None where it is chunked."""
         content = b"" if body is None else json.dumps(body).encode()
@@ -177,10 +184,10 @@ def model_server() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def threadkeep(upstream_url: str, data_dir: Path, database_url: str | None) -> Iterator[tuple[str, int]]:
+def threadkeep(upstream_url: str, data_dir: Path, database_url: str | None, *flags: str) -> Iterator[tuple[str, int]]:
     """The server as a user starts it; its URL and process."""
     command = [sys.executable, "-m", "threadkeep", "serve", "--port", "0", "--data-dir", str(data_dir)]
-    command += ["--upstream-url", upstream_url, *(["--database-url", database_url] if database_url else [])]
+    command += ["--upstream-url", upstream_url, *(["--database-url", database_url] if database_url else []), *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("THREADKEEP_")}
     with (
         (data_dir / "log").open("wb") as log,

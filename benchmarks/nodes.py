@@ -1,0 +1,209 @@
+"""What several nodes on one PostgreSQL do: what a turn costs with one, two and three of them, and what a death costs.
+
+    .venv/bin/python benchmarks/nodes.py                     on a PostgreSQL started for it
+    .venv/bin/python benchmarks/nodes.py --only turns
+
+turns    plain turns (a message, a run, polling, the answer), 16 at once, spread over the nodes: how many a second, and
+         CPU time for each, of all nodes together. Nodes share the machine: the figure to compare is the CPU.
+death    64 streamed runs on three nodes, one of which is killed in their midst: how long until the last of its runs is
+         another's, and that every run ends with every word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import uvloop
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks.bench import (  # noqa: E402 - found by the line above
+    HELLO,
+    POLL_S,
+    WORDS,
+    Connection,
+    Watched,
+    WrongAnswer,
+    databases,
+    expected,
+    model_server,
+    threadkeep,
+)
+
+SCENARIOS = ("turns", "death")
+LEASE_S = 3.0
+
+
+@contextlib.contextmanager
+def nodes(count: int, upstream_url: str, database_url: str, *flags: str) -> Iterator[list[tuple[str, int]]]:
+    """So many nodes: their URLs and processes."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="threadkeep-nodes-")))
+        started: list[tuple[str, int]] = []
+        for number in range(count):
+            place = folder / str(number)
+            place.mkdir()
+            started.append(
+                stack.enter_context(
+                    threadkeep(upstream_url, place, database_url, "--blobs-url", f"file://{folder}/blobs", *flags)
+                )
+            )
+        yield started
+
+
+# --- turns
+
+
+async def turns(started: list[tuple[str, int]], count: int, at_once: int) -> tuple[float, float, float]:
+    """Turns a second, CPU of the nodes for each, and its median time."""
+    async with Connection(started[0][0]) as connection:
+        assistant = (await connection.call("POST", "/assistants", {"model": f"words-{WORDS}"}))["id"]
+    times: list[float] = []
+
+    async def client(number: int, share: int) -> None:
+        async with Connection(started[number % len(started)][0]) as connection:
+            for turn in range(share):
+                if turn % 10 == 0:
+                    thread = (await connection.call("POST", "/threads", {}))["id"]
+                began = time.perf_counter()
+                await connection.call("POST", f"/threads/{thread}/messages", HELLO)
+                run = await connection.call("POST", f"/threads/{thread}/runs", {"assistant_id": assistant})
+                while run["status"] in ("queued", "in_progress"):
+                    await asyncio.sleep(POLL_S)
+                    run = await connection.call("GET", f"/threads/{thread}/runs/{run['id']}")
+                page = await connection.call("GET", f"/threads/{thread}/messages?limit=2")
+                if page["data"][0]["content"][0]["text"]["value"] != expected(WORDS):
+                    raise WrongAnswer("the answer is not the newest message")
+                times.append(time.perf_counter() - began)
+
+    async def all_clients(share: int) -> None:
+        await asyncio.gather(*(client(number, share) for number in range(at_once)))
+
+    await all_clients(3)
+    times.clear()
+    watched = [Watched(process, None) for _, process in started]
+    before, began = sum(each.cpu_s()[0] for each in watched), time.perf_counter()
+    await all_clients(max(1, count // at_once))
+    wall, cpu = time.perf_counter() - began, sum(each.cpu_s()[0] for each in watched) - before
+    return len(times) / wall, cpu / len(times), statistics.median(times)
+
+
+# --- a death
+
+
+async def death(started: list[tuple[str, int]], database_url: str, streams: int) -> dict[str, Any]:
+    async with Connection(started[0][0]) as connection:
+        assistant = (await connection.call("POST", "/assistants", {"model": f"words-{WORDS}-20ms"}))["id"]
+        threads = [(await connection.call("POST", "/threads", {"messages": [HELLO]}))["id"] for _ in range(streams)]
+    begun = 0
+
+    async def stream(number: int) -> bool:
+        """Whether it was heard to its end."""
+        nonlocal begun
+        async with Connection(started[number % len(started)][0]) as connection:
+            begun += 1
+            try:
+                await connection.stream(f"/threads/{threads[number]}/runs", {"assistant_id": assistant, "stream": True})
+            except (OSError, WrongAnswer, asyncio.IncompleteReadError):
+                return False
+            return True
+
+    heard = asyncio.gather(*(stream(number) for number in range(streams)))
+    with psycopg.connect(database_url, autocommit=True) as database:
+
+        def holders() -> dict[str, tuple[str | None, int]]:
+            rows = database.execute("SELECT key, lease_node, attempts FROM work WHERE kind = 'run'").fetchall()
+            return {key: (node, attempts) for key, node, attempts in rows}
+
+        while begun < streams or len(holders()) < streams:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
+        url, process = started[-1]
+        os.kill(process, signal.SIGKILL)
+        killed_at = time.monotonic()
+        before = holders()
+        # A holder's name tells its process.
+        lost = {key for key, (node, _) in before.items() if node is not None and f"-{process}-" in node}
+        waiting, takeovers = set(lost), list[float]()
+        while waiting:
+            now = holders()
+            for key in list(waiting):
+                holder = now.get(key)
+                if holder is None or (holder[0] is not None and holder[0] != before[key][0]):
+                    waiting.discard(key)
+                    takeovers.append(time.monotonic() - killed_at)
+            await asyncio.sleep(0.02)
+            if time.monotonic() - killed_at > 120:
+                raise WrongAnswer(f"{len(waiting)} runs were not taken over")
+    ends = await heard
+    wrong = 0
+    async with Connection(started[0][0]) as connection:
+        for thread in threads:
+            until = time.monotonic() + 120
+            while (run := (await connection.call("GET", f"/threads/{thread}/runs"))["data"][0])[
+                "status"
+            ] != "completed":
+                if run["status"] not in ("queued", "in_progress") or time.monotonic() > until:
+                    raise WrongAnswer(f"a run is {run['status']}: {run['last_error']}")
+                await asyncio.sleep(0.05)
+            page = await connection.call("GET", f"/threads/{thread}/messages?limit=100")
+            texts = [message["content"][0]["text"]["value"] for message in page["data"]]
+            wrong += texts != [expected(WORDS), HELLO["content"]]
+    return {
+        "streams": streams,
+        "heard_to_the_end": sum(ends),
+        "runs_of_the_dead_node": len(lost),
+        "takeover_median_s": statistics.median(takeovers),
+        "takeover_max_s": max(takeovers),
+        "wrong_threads": wrong,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--database-url", metavar="URL", help="an empty PostgreSQL database to use")
+    parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS, metavar="SCENARIO")
+    parser.add_argument("--turns", type=int, default=480)
+    parser.add_argument("--at-once", type=int, default=16)
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="of the turns, by turns: what else the machine does varies"
+    )
+    arguments = parser.parse_args()
+    arguments.postgres = arguments.database_url is None
+    off = ("--code-interpreter", "off")
+    with model_server() as upstream_url, databases(arguments) as (new_database, _):
+        if "turns" in arguments.only:
+            print("Plain turns, 16 at once\n  nodes   turns/s   CPU a turn   median", flush=True)
+            for number in [count for _ in range(arguments.rounds) for count in (1, 2, 3)]:
+                database_url = new_database()
+                assert database_url is not None
+                with nodes(number, upstream_url, database_url, *off) as started:
+                    rate, cpu, median = uvloop.run(turns(started, arguments.turns, arguments.at_once))
+                print(f"  {number:5}{rate:10.0f}{cpu * 1e3:10.2f} ms{median * 1e3:7.0f} ms", flush=True)
+        if "death" in arguments.only:
+            database_url = new_database()
+            assert database_url is not None
+            with nodes(3, upstream_url, database_url, *off, "--lease-seconds", str(LEASE_S)) as started:
+                found = uvloop.run(death(started, database_url, arguments.streams))
+            print(f"\nThree nodes, one killed; the lease is {LEASE_S:g} s\n  {json.dumps(found)}")
+            if found["wrong_threads"]:
+                sys.exit("  WRONG")
+
+
+if __name__ == "__main__":
+    main()
