@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/nodes.py                     on a PostgreSQL started for it
     .venv/bin/python benchmarks/nodes.py --only turns
 
-turns    plain turns (a message, a run, polling, the answer), 16 at once, spread over the nodes: how many a second, and
-         CPU time for each, of all nodes together. Nodes share the machine: the figure to compare is the CPU.
+turns    plain turns (a message, a run, polling, the answer), so many at once at each node: how many a second, and CPU
+         time for each, of all nodes together. Nodes share the machine: the figure to compare is the CPU.
 death    64 streamed runs on three nodes, one of which is killed in their midst: how long until the last of its runs is
          another's, and that every run ends with every word.
 """
@@ -90,8 +90,10 @@ async def turns(started: list[tuple[str, int]], count: int, at_once: int) -> tup
                     raise WrongAnswer("the answer is not the newest message")
                 times.append(time.perf_counter() - began)
 
+    clients = at_once * len(started)
+
     async def all_clients(share: int) -> None:
-        await asyncio.gather(*(client(number, share) for number in range(at_once)))
+        await asyncio.gather(*(client(number, share) for number in range(clients)))
 
     await all_clients(3)
     times.clear()
@@ -129,10 +131,10 @@ async def death(started: list[tuple[str, int]], database_url: str, streams: int)
             rows = database.execute("SELECT key, lease_node, attempts FROM work WHERE kind = 'run'").fetchall()
             return {key: (node, attempts) for key, node, attempts in rows}
 
-        while begun < streams or len(holders()) < streams:
+        while begun < streams or len(holders()) < streams:  # noqa: ASYNC110 - what is waited for is elsewhere
             await asyncio.sleep(0.05)
         await asyncio.sleep(1)
-        url, process = started[-1]
+        _, process = started[-1]
         os.kill(process, signal.SIGKILL)
         killed_at = time.monotonic()
         before = holders()
@@ -154,9 +156,10 @@ async def death(started: list[tuple[str, int]], database_url: str, streams: int)
     async with Connection(started[0][0]) as connection:
         for thread in threads:
             until = time.monotonic() + 120
-            while (run := (await connection.call("GET", f"/threads/{thread}/runs"))["data"][0])[
-                "status"
-            ] != "completed":
+            while True:
+                [run] = (await connection.call("GET", f"/threads/{thread}/runs"))["data"]
+                if run["status"] == "completed":
+                    break
                 if run["status"] not in ("queued", "in_progress") or time.monotonic() > until:
                     raise WrongAnswer(f"a run is {run['status']}: {run['last_error']}")
                 await asyncio.sleep(0.05)
@@ -177,18 +180,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--database-url", metavar="URL", help="an empty PostgreSQL database to use")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS, metavar="SCENARIO")
-    parser.add_argument("--turns", type=int, default=480)
-    parser.add_argument("--at-once", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=480, help="of each node")
+    parser.add_argument("--at-once", type=int, default=8, help="at each node")
     parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument(
-        "--rounds", type=int, default=2, help="of the turns, by turns: what else the machine does varies"
-    )
+    parser.add_argument("--rounds", type=int, default=2, help="of the turns: what else the machine does varies")
     arguments = parser.parse_args()
     arguments.postgres = arguments.database_url is None
     off = ("--code-interpreter", "off")
     with model_server() as upstream_url, databases(arguments) as (new_database, _):
         if "turns" in arguments.only:
-            print("Plain turns, 16 at once\n  nodes   turns/s   CPU a turn   median", flush=True)
+            print(
+                f"Plain turns, {arguments.at_once} at once at each node\n  nodes   turns/s   CPU a turn   median",
+                flush=True,
+            )
             for number in [count for _ in range(arguments.rounds) for count in (1, 2, 3)]:
                 database_url = new_database()
                 assert database_url is not None
