@@ -189,10 +189,8 @@ def main() -> None:
     off = ("--code-interpreter", "off")
     with model_server() as upstream_url, databases(arguments) as (new_database, _):
         if "turns" in arguments.only:
-            print(
-                f"Plain turns, {arguments.at_once} at once at each node\n  nodes   turns/s   CPU a turn   median",
-                flush=True,
-            )
+            print(f"Plain turns, {arguments.at_once} at once at each node")
+            print("  nodes   turns/s   CPU a turn   median", flush=True)
             for number in [count for _ in range(arguments.rounds) for count in (1, 2, 3)]:
                 database_url = new_database()
                 assert database_url is not None

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.server import RunningServer
 from threadkeep import logs
+from threadkeep.api.edge import MAX_REFUSAL_LINES, Refusals
 
 PATIENCE_S = 60
 
@@ -99,3 +100,24 @@ def test_a_run_keeps_the_id_of_the_request_that_started_it(client: httpx2.Client
     line = lines.request(answer)
     assert (line["operation"], line["status"]) == ("createRun", 200)
     assert {line.get("thread_id") for line in lines.of(answer)} <= {None, thread}
+
+
+def test_of_a_flood_of_refused_requests_a_part_is_logged_and_the_rest_counted(lines: Lines) -> None:
+    now = 100.0
+    refusals = Refusals(lambda: now)
+
+    first = [refusals.is_worth_a_line() for _ in range(MAX_REFUSAL_LINES + 50)]
+    now += 1
+    later = refusals.is_worth_a_line()
+
+    assert first == [True] * MAX_REFUSAL_LINES + [False] * 50
+    assert later
+    [line] = [json.loads(text) for text in lines.texts]
+    assert (line["action"], line["count"]) == ("requests_not_logged", 50)
+
+
+def test_a_flood_of_refused_requests_does_not_hide_what_succeeds(client: httpx2.Client, lines: Lines) -> None:
+    for _ in range(2 * MAX_REFUSAL_LINES):
+        assert client.get("/nothing").status_code == 404
+
+    assert lines.request(client.post("/threads"))["status"] == 200

@@ -3,14 +3,14 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope
 
 from threadkeep.api.errors import BodyTooSlow
-from threadkeep.contract.errors import InvalidRequest, ThreadkeepError, TooLarge
+from threadkeep.contract.errors import InvalidRequest, ThreadkeepError, TooLarge, Unavailable
 from threadkeep.contract.events import Event, EventName
 from threadkeep.contract.files import MAX_FILE_BYTES
 from threadkeep.contract.ids import Prefix
@@ -36,6 +36,26 @@ MAX_READ_AT_ONCE = 64 * 1024
 MAX_IDEMPOTENCY_KEY = 255
 
 
+class LargeBodies:
+    """How many bytes of large bodies all requests together hold at once. Small ones, which are most, do not count.
+
+    One request's body is bounded by itself; many at once would still be more than the machine has.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.held = 0
+
+    def take(self, size: int) -> None:
+        """Takes room that ``give`` returns, or refuses the request for now."""
+        if self.held + size > self._limit:
+            raise Unavailable("The server is taking too many large requests at once. Please try again.")
+        self.held += size
+
+    def give(self, size: int) -> None:
+        self.held -= size
+
+
 class HealthPart(NamedTuple):
     """Something that the server stands on. ``check`` returns when it is well and raises when it is not.
 
@@ -52,6 +72,8 @@ class Limits:
 
     # A text holds 256,000 characters of up to twelve bytes each, escaped, and create thread takes several.
     body_bytes: int = 16 * 1024 * 1024
+    # How much of large bodies is held at once, of all requests together.
+    all_bodies_bytes: int = 256 * 1024 * 1024
     # How long a body may take to arrive; a file's next piece, to arrive or to be taken.
     body_s: float = 60.0
     # How long a file may be.
@@ -87,11 +109,17 @@ class Context:
     # What `GET /health/ready` asks.
     health: Sequence[HealthPart] = ()
     limits: Limits = Limits()
+    large_bodies: LargeBodies = field(init=False)
     # As OpenAI did: what was uploaded for assistants does not come back.
     refuses_assistants_downloads: bool = False
 
     # Told of a thread that is no more, so that what this node holds for it goes too; with its project.
     on_thread_deleted: Callable[[str, str], Awaitable[None]] = _nothing
+
+    def __post_init__(self) -> None:
+        # However small the bound on all of them: one that may be sent is taken.
+        most = max(self.limits.all_bodies_bytes, self.limits.body_bytes)
+        object.__setattr__(self, "large_bodies", LargeBodies(most))
 
 
 class Read(Protocol):
@@ -124,7 +152,7 @@ class ClientGone(Exception):
 class Call:
     """One authenticated request. The ids in ``path`` have the form that their names ask for."""
 
-    __slots__ = ("_raw", "_receive", "_scope", "context", "headers", "path", "project", "version")
+    __slots__ = ("_holds", "_raw", "_receive", "_scope", "context", "headers", "path", "project", "version")
 
     def __init__(
         self,
@@ -143,8 +171,18 @@ class Call:
         self.version = version
         self._scope = scope
         self._receive = receive
-        # The body, once it was read.
+        # The body, once it was read, and what it takes of the room for large ones.
         self._raw: bytes | None = None
+        self._holds = 0
+
+    @property
+    def method(self) -> str:
+        return self._scope["method"]
+
+    @property
+    def receive(self) -> Receive:
+        """What the client still sends, and that it has left."""
+        return self._receive
 
     async def body(self, kind: type[T]) -> T:
         """The JSON body as a ``kind``. No body at all is an empty object: what may be left out may all be left out."""
@@ -229,6 +267,19 @@ class Call:
             self._raw = await self._read_body()
         return self._raw
 
+    def release(self) -> None:
+        """Lets go of the body: nothing asks for it any more."""
+        self._raw = None
+        if self._holds:
+            self.context.large_bodies.give(self._holds)
+            self._holds = 0
+
+    def _hold(self, size: int) -> None:
+        """Counts a body of which so much has come."""
+        if size > MAX_READ_AT_ONCE:
+            self.context.large_bodies.take(size - self._holds)
+            self._holds = size
+
     async def _read_body(self) -> bytes:
         limit = self.context.limits.body_bytes
         # A length that is not a number never gets here: the parser refuses it.
@@ -250,6 +301,7 @@ class Call:
                     # Counted as well: a chunked body announces no length.
                     if len(pieces) > limit:
                         raise _too_large(limit)
+                    self._hold(len(pieces))
                     if not message.get("more_body"):
                         return bytes(pieces)
                     message = await self._receive()

@@ -5,6 +5,7 @@ Plain ASGI on purpose: a middleware that wraps the request in a task of its own 
 
 import os
 import time
+from collections.abc import Callable
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +19,9 @@ log = Log(__name__)
 
 TRACE: Final = "threadkeep.trace"
 MAX_LOGGED_PATH: Final = 200
+# So many lines a second are written of requests that were refused; the rest is counted. Whoever floods the server with
+# nonsense does not fill its disk too.
+MAX_REFUSAL_LINES: Final = 100
 
 
 class Trace:
@@ -32,11 +36,34 @@ class Trace:
         self.project: str | None = None
 
 
+class Refusals:
+    """Which refused requests are worth a line."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._written = 0
+        self._omitted = 0
+
+    def is_worth_a_line(self) -> bool:
+        """Called once for each; tells in a line of its own how many were not, in the second before."""
+        if (now := self._clock()) - self._since >= 1:
+            if self._omitted:
+                log.warning("requests_not_logged", count=self._omitted)
+            self._since, self._written, self._omitted = now, 0, 0
+        if self._written >= MAX_REFUSAL_LINES:
+            self._omitted += 1
+            return False
+        self._written += 1
+        return True
+
+
 class Edge:
     """Wraps the whole application. Nothing that is raised inside gets past it, save cancellation."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,7 +102,8 @@ class Edge:
                     # The answer had begun: returning now cuts the connection, which tells the client it is not whole.
                     return
                 await send_object(send_on, refused.body, refused.status, refused.headers)
-            _log_request(scope, trace, status, time.perf_counter_ns() - began)
+            if not 400 <= status < 500 or self._refusals.is_worth_a_line():
+                _log_request(scope, trace, status, time.perf_counter_ns() - began)
 
 
 def _log_request(scope: Scope, trace: Trace, status: int, took_ns: int) -> None:

@@ -104,20 +104,30 @@ class Resource:
         path: dict[str, str] = scope["path_params"]
         for name, prefix in self._ids:
             check_id(name, path[name], prefix)
+        call = Call(self._context, project, path, headers, scope, receive, version)
         try:
-            answered = await operation.endpoint(Call(self._context, project, path, headers, scope, receive, version))
+            await self._answer(call, operation, send, trace)
+        finally:
+            call.release()
+
+    async def _answer(self, call: Call, operation: Operation, send: Send, trace: Trace) -> None:
+        version = call.version
+        try:
+            answered = await operation.endpoint(call)
         except ThreadkeepError as error:
             if (blamed := version.blamed(error)) is not error:
                 raise blamed from error
             raise
         if isinstance(answered, EventStream):
-            await answered.answer(receive, send, trace.request_id, version.told)
+            # It goes on for long after the request that it began with.
+            call.release()
+            await answered.answer(call.receive, send, trace.request_id, version.told)
         elif isinstance(answered, PassThrough):
-            await answered.answer(receive, send, trace.request_id)
+            await answered.answer(call.receive, send, trace.request_id)
         elif isinstance(answered, Answer):
             await send_object(send, version.shown(answered.object), answered.status, answered.headers)
         elif isinstance(answered, Download):
-            await answered.answer(receive, send, is_head=method == "HEAD")
+            await answered.answer(call.receive, send, is_head=call.method == "HEAD")
         else:
             await send_object(send, version.shown(answered))
 
