@@ -156,6 +156,7 @@ async def open_server(
                 uploads.UPLOAD: verbs_of_uploads.handle,
                 OUTCOME: OutcomeExpiry(store).handle,
             },
+            notices=notices,
             node=notices.node,
             max_concurrent=settings.max_concurrent_runs,
             lease_s=settings.lease_seconds,
@@ -174,6 +175,7 @@ async def open_server(
         ingester = Worker(
             store,
             ingestion.handlers,
+            notices=notices,
             node=f"{notices.node}-files",
             max_concurrent=settings.max_concurrent_files,
             lease_s=settings.lease_seconds,
@@ -208,7 +210,7 @@ async def open_server(
                 keep_alive_s=settings.keep_alive_seconds,
             ),
             refuses_assistants_downloads=settings.assistants_downloads == "refuse",
-            on_thread_deleted=sandbox.end,
+            on_thread_deleted=_on_thread_deleted(notices, worker, sandbox),
         )
         worker.start()
         ingester.start()
@@ -234,6 +236,21 @@ async def open_server(
             api.build(context),
             stopping,
         )
+
+
+def _on_thread_deleted(notices: Notices, worker: Worker, sandbox: Sessions) -> Callable[[str, str], None]:
+    """What is called with the project and the thread that was deleted: what goes on for it ends, on every node."""
+
+    def end_here(project: str, thread_id: str) -> None:
+        worker.doubt(thread_id)
+        sandbox.end(project, thread_id)
+
+    def end_everywhere(project: str, thread_id: str) -> None:
+        end_here(project, thread_id)
+        notices.tell("thread.deleted", thread_id, project)
+
+    notices.on("thread.deleted", lambda _node, thread_id, project: end_here(project, thread_id))
+    return end_everywhere
 
 
 def _embedder(settings: Settings, store: Store, upstreams: Upstreams) -> Embedder | None:

@@ -2,6 +2,9 @@
 
 Whoever handles an item ends or gives back its lease in the same transaction that stores the outcome; the worker only
 keeps the lease alive meanwhile. Claim, renew, lost: the words are the same in code, columns and logs.
+
+Nodes tell each other what is due and what is interrupted, so that nobody waits for the next look at the table. Those
+are hints: all works without them, only later.
 """
 
 import asyncio
@@ -16,6 +19,7 @@ from contextlib import suppress
 
 from threadkeep.contract.errors import LeaseLost, ThreadkeepError
 from threadkeep.logs import Log
+from threadkeep.storage.notices import Notices
 from threadkeep.storage.store import Store
 from threadkeep.storage.work import Lease, LeaseTerms, Renewal
 
@@ -23,10 +27,19 @@ log = Log(__name__)
 
 # Wake-ups are hints; the table is the truth. This is how stale the worker's view of it may get.
 POLL_S = 0.5
-# How soon a holder learns that another node interrupted it, or that its lease is gone.
+# How soon a holder learns that another node interrupted it, or that its lease is gone, if it was not told.
 RENEW_S = 1.0
+# So many items are handled beyond the room there is, of those that are over as soon as they are looked at: runs that
+# have expired or are cancelled, and no node has room for.
+BEYOND = 32
+# How often a node without room looks for such.
+OVERDUE_S = 0.25
 # An item whose handling broke unexpectedly is claimed again after this long, by any node.
 RETRY_S = 1.0
+# What is told to other nodes, see `Notices`: there is work that this node has no room for; the holder of an item, by
+# its key and kind, is to stop.
+_DUE = "due"
+_INTERRUPT = "interrupt"
 # Within this the store answers, if only that it is away.
 _ANSWER_S = 10.0
 # A lane takes no more room while it holds this many times the room that is free.
@@ -131,6 +144,7 @@ class Worker:
         store: Store,
         handlers: Mapping[str, Handle],
         *,
+        notices: Notices,
         node: str,
         max_concurrent: int,
         lease_s: float,
@@ -138,6 +152,7 @@ class Worker:
     ) -> None:
         # In whose name the leases are. No two workers have the same.
         self.node = node
+        self._notices = notices
         self._store = store
         self._handlers = handlers
         self._max_concurrent = max_concurrent
@@ -153,7 +168,15 @@ class Worker:
         self._claiming = False
         self._draining = False
         self._due = asyncio.Event()
+        # When it was last looked for what needs no room.
+        self._looked_at = 0.0
+        self._in_doubt = asyncio.Event()
+        # When others interrupted what is not held here: a lease on it may be on its way.
+        self._interrupted_early: dict[tuple[str, str], float] = {}
         self._loops: list[asyncio.Task[None]] = []
+        notices.on(_DUE, lambda _node, _key, _body: self._due.set())
+        notices.on(_INTERRUPT, lambda _node, key, kind: self._heard_of(kind, key))
+        notices.on_gap(self._catch_up)
 
     def start(self) -> None:
         """Begins to claim; call it once, inside the running loop."""
@@ -199,20 +222,25 @@ class Worker:
             self._kept.set()
 
     def wake(self) -> None:
-        """There may be something due."""
+        """Something was stored that is due and leased to nobody: whoever has room takes it."""
         self._due.set()
+        self._notices.tell(_DUE)
 
     def interrupt(self, kind: str, key: str) -> None:
-        """Interrupts the item if it is handled here; elsewhere its holder learns it with its next renewal."""
-        if (current := self._held.get((kind, key))) is not None:
-            current[0].interrupted.set()
-        else:
-            self.wake()
+        """Interrupts the item, on whatever node it is handled."""
+        self._heard_of(kind, key)
+        if (kind, key) not in self._held:
+            self._notices.tell(_INTERRUPT, key, kind)
+
+    def doubt(self, thread: str) -> None:
+        """The thread was deleted, and the leases on its work with it: what is handled here of it stops now."""
+        if any(held.lease.item.thread == thread for held, _ in self._held.values()):
+            self._in_doubt.set()
 
     async def drain(self, grace_s: float) -> None:
         """Stops claiming, lets what is under way end within ``grace_s``, then makes the handlers hand over the rest."""
         self._draining = True
-        self.wake()
+        self._due.set()
         claiming, *renewing = self._loops
         # Leases that are on their way to us are waited for: nobody else could hand them over.
         with suppress(TimeoutError):
@@ -230,12 +258,32 @@ class Worker:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
 
+    def _heard_of(self, kind: str, key: str) -> None:
+        """Somebody interrupts the item; it may be held here."""
+        if (current := self._held.get((kind, key))) is not None:
+            current[0].interrupted.set()
+            return
+        early, now = self._interrupted_early, time.monotonic()
+        while early and next(iter(early.values())) < now - _ANSWER_S:
+            del early[next(iter(early))]
+        early.pop((kind, key), None)
+        early[kind, key] = now
+        self._looked_at = 0.0
+        self._due.set()
+
+    def _catch_up(self) -> None:
+        """Something may have been missed of what others told."""
+        self._due.set()
+        self._in_doubt.set()
+
     def _room(self) -> int:
         return self._max_concurrent - len(self._held) - len(self._promised)
 
     def _begin(self, lease: Lease, prepared: object, *, since: float, lane: str | None) -> None:
         """``lane``: the one that it has entered."""
         held = Held(lease, prepared, live_until=since + self._lease_s)
+        if self._interrupted_early.pop((lease.item.kind, lease.item.key), since) > since:
+            held.interrupted.set()
         self._held[lease.item.kind, lease.item.key] = held, asyncio.create_task(self._run(held, lane))
 
     async def _run(self, held: Held, lane: str | None) -> None:
@@ -252,7 +300,10 @@ class Worker:
             if (current := self._held.get((item.kind, item.key))) is not None and current[0] is held:
                 del self._held[item.kind, item.key]
             self.lanes.leave(lane)
-            self.wake()
+            self._due.set()
+            if self._draining:
+                # It may have been handed over.
+                self._notices.tell(_DUE)
 
     async def _abandon(self, lease: Lease) -> None:
         """Lets anybody claim the item again soon, counted as a crash. If even that fails, the lease runs out."""
@@ -267,16 +318,13 @@ class Worker:
             self._due.clear()
             try:
                 if (room := self._room()) > 0:
-                    self._claiming = True
                     full, limit = self.lanes.choice(room)
-                    asked_at = time.monotonic()
-                    claimed = await self._claim(limit, full)
-                    for lease in claimed:
-                        self.lanes.take(lease.item.lane)
-                        self._begin(lease, None, since=asked_at, lane=lease.item.lane)
-                    if len(claimed) == limit < room:
+                    if await self._claim_and_begin(limit, full) == limit < room:
                         # The lane with the least room set the limit: there may be more of the others.
-                        self.wake()
+                        self._due.set()
+                if self._room() <= 0 and time.monotonic() >= self._looked_at + OVERDUE_S:
+                    self._looked_at = time.monotonic()
+                    await self._claim_and_begin(self._room() + BEYOND, None)
             except Exception as error:
                 # Whatever it was, the loop outlives it: without it no run on this node would ever end.
                 log.error("claim_failed", error=error)
@@ -287,7 +335,19 @@ class Worker:
             except TimeoutError:
                 continue
 
-    async def _claim(self, limit: int, full: list[str]) -> list[Lease]:
+    async def _claim_and_begin(self, limit: int, full: list[str] | None) -> int:
+        """How many items were claimed, see `Work.claim`."""
+        if limit <= 0:
+            return 0
+        self._claiming = True
+        asked_at = time.monotonic()
+        claimed = await self._claim(limit, full)
+        for lease in claimed:
+            self.lanes.take(lease.item.lane)
+            self._begin(lease, None, since=asked_at, lane=lease.item.lane)
+        return len(claimed)
+
+    async def _claim(self, limit: int, full: list[str] | None) -> list[Lease]:
         kinds = tuple(self._handlers)
         # A cheap read first: the claim is a write, with a sync to disk, even when it finds nothing.
         if not await self._store.read(None, lambda tx: tx.work.any_due(kinds, full=full)):
@@ -299,7 +359,10 @@ class Worker:
 
     async def _renew_loop(self) -> None:
         while True:
-            await asyncio.sleep(min(RENEW_S, self._lease_s / 3))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._in_doubt.wait(), min(RENEW_S, self._lease_s / 3))
+            # Cleared ahead of the next await: a doubt that comes during the renewal must not be lost.
+            self._in_doubt.clear()
             if not self._held:
                 continue
             before, asked_at = list(self._held.values()), time.monotonic()

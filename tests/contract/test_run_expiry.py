@@ -1,5 +1,6 @@
 """Runs that outlive their ``expires_at``: on a server that gives them a second or two."""
 
+import time
 from collections.abc import Iterator
 from typing import Literal
 
@@ -82,3 +83,25 @@ def test_an_expired_run_cannot_be_cancelled_and_frees_its_thread(story: Story) -
 
     assert story.refused(f"{run_path}/cancel") == (400, "Cannot cancel run with status 'expired'.")
     assert story.run_to_end(thread)["status"] == "completed"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_while_queued_at_a_full_node(request: pytest.FixtureRequest, kind: Literal["sqlite", "postgres"]) -> None:
+    models = request.getfixturevalue("scripted_models")
+    with (
+        stage_for(request, kind, max_concurrent_runs=1, run_expires_seconds=3) as server,
+        Story(server, models) as story,
+    ):
+        story.model.says(gate := Gate())
+        story.create_run(story.thread("Hi"))
+        gate.wait_reached()
+        # The node stays full until after the second run's time is over.
+        server.parts.worker._max_concurrent = 0
+        thread = story.thread("Hi too")
+
+        stream = story.stream_run(thread)
+
+        assert stream.names() == names_of(CREATED[:2], "thread.run.expired", "done")
+        assert stream.run["started_at"] is None
+        assert time.time() < stream.run["created_at"] + 3 + 2
+        assert story.post(f"{thread}/messages", {"role": "user", "content": "free"})["id"]

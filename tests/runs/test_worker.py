@@ -6,8 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.support.databases import Database
+from tests.support.objects import a_thread
+from threadkeep import worker as workers
 from threadkeep.contract.errors import LeaseLost
 from threadkeep.storage import Store, Transaction
+from threadkeep.storage.notices import Alone, Notices, open_notices
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
 from threadkeep.worker import Handle, Held, Lanes, Worker, new_node
 
@@ -18,9 +22,24 @@ PATIENCE_S = 30.0
 
 @asynccontextmanager
 async def working(
-    store: Store, handle: Handle, *, max_concurrent: int = 10, lease_s: float = 60.0, lanes: Lanes | None = None
+    store: Store,
+    handle: Handle,
+    *,
+    max_concurrent: int = 10,
+    lease_s: float = 60.0,
+    lanes: Lanes | None = None,
+    notices: Notices | None = None,
 ) -> AsyncGenerator[Worker, None]:
-    worker = Worker(store, {KIND: handle}, node=new_node(), max_concurrent=max_concurrent, lease_s=lease_s, lanes=lanes)
+    notices = notices or Alone(new_node())
+    worker = Worker(
+        store,
+        {KIND: handle},
+        notices=notices,
+        node=notices.node,
+        max_concurrent=max_concurrent,
+        lease_s=lease_s,
+        lanes=lanes,
+    )
     worker.start()
     yield worker
     await worker.drain(0)
@@ -400,3 +419,160 @@ async def test_an_offered_lease_counts_in_the_lane_that_it_entered(store: Store,
         assert worker.lanes.held == {"a": 1}
         chores.may_end.set()
         await until(lambda: not worker.lanes.held)
+
+
+async def test_what_is_overdue_or_interrupted_needs_no_room(store: Store, chores: Chores) -> None:
+    await add(store, "fills the node")
+    async with working(store, chores.handle, max_concurrent=1) as worker:
+        await until(lambda: len(chores.held) == 1)
+
+        def write(tx: Transaction) -> None:
+            tx.work.insert(KIND, "waits")
+            tx.work.insert(KIND, "overdue", overdue_at_ms=1)
+            tx.work.insert(KIND, "interrupted")
+            tx.work.interrupt(KIND, "interrupted")
+
+        await store.write(PROJECT, write)
+        worker.wake()
+
+        await until(lambda: len(chores.held) == 3)
+        assert {held.lease.item.key for held in chores.held[1:]} == {"overdue", "interrupted"}
+        chores.may_end.set()
+        await until(lambda: len(chores.held) == 4)
+
+
+async def test_no_more_is_handled_beyond_the_room_than_the_bound_allows(
+    store: Store, chores: Chores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "BEYOND", 2)
+
+    def write(tx: Transaction) -> None:
+        for number in range(6):
+            tx.work.insert(KIND, f"{number}", overdue_at_ms=1)
+
+    await store.write(PROJECT, write)
+    async with working(store, chores.handle, max_concurrent=2):
+        await until(lambda: len(chores.held) == 4)
+        await asyncio.sleep(1)  # time enough to take more
+        assert len(chores.held) == 4
+        chores.may_end.set()
+        await until(lambda: len(chores.held) == 6)
+
+
+class TestTwoNodes:
+    """That look at the table at their start and never again: what they know of each other they were told."""
+
+    @pytest.fixture
+    async def told(
+        self, store: Store, postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncGenerator[tuple[Notices, Notices], None]:
+        monkeypatch.setattr(workers, "POLL_S", PATIENCE_S * 10)
+        monkeypatch.setattr(workers, "RENEW_S", PATIENCE_S * 10)
+        both = open_notices(postgres_database.url, "a"), open_notices(postgres_database.url, "b")
+        gaps: list[Notices] = []
+        for notices in both:
+            notices.on_gap(lambda notices=notices: gaps.append(notices))
+        await until(lambda: len(gaps) == 2)
+        yield both
+        for notices in both:
+            await notices.close()
+
+    @pytest.fixture
+    def database(self, postgres_database: Database) -> Database:
+        return postgres_database
+
+    async def test_what_the_one_has_no_room_for_the_other_takes(
+        self, store: Store, told: tuple[Notices, Notices]
+    ) -> None:
+        here, there = Chores(store), Chores(store)
+        async with working(store, here.handle, max_concurrent=1, notices=told[0]) as worker:
+            await add(store, "a")
+            worker.wake()
+            await until(lambda: len(here.held) == 1)
+            async with working(store, there.handle, notices=told[1]):
+                await asyncio.sleep(0.1)  # its first look is over
+                assert worker.offer() is None
+                await add(store, "b")
+                worker.wake()
+
+                await until(lambda: len(there.held) == 1)
+                there.may_end.set()
+                here.may_end.set()
+
+    async def test_what_the_one_hands_over_the_other_takes(self, store: Store, told: tuple[Notices, Notices]) -> None:
+        here, there = Chores(store), Chores(store)
+        async with working(store, here.handle, notices=told[0]) as worker:
+            await add(store, "a")
+            worker.wake()
+            await until(lambda: len(here.held) == 1)
+            async with working(store, there.handle, notices=told[1]):
+                await asyncio.sleep(0.1)  # its first look is over
+
+                await worker.drain(0)
+
+                await until(lambda: len(there.held) == 1)
+                assert there.held[0].lease.attempts == 0
+                there.may_end.set()
+
+    async def test_an_interrupt_at_the_one_reaches_the_other(self, store: Store, told: tuple[Notices, Notices]) -> None:
+        here, there = Chores(store), Chores(store)
+        async with working(store, there.handle, notices=told[1]) as worker:
+            await add(store, "a")
+            worker.wake()
+            await until(lambda: len(there.held) == 1)
+            async with working(store, here.handle, notices=told[0]) as other:
+                other.interrupt(KIND, "a")
+
+                await until(lambda: there.held[0].interrupted.is_set())
+                there.may_end.set()
+
+    async def test_an_interrupt_that_overtakes_the_lease_is_not_lost(
+        self, store: Store, told: tuple[Notices, Notices]
+    ) -> None:
+        there = Chores(store)
+        async with working(store, there.handle, notices=told[1]) as worker:
+            terms = worker.offer()
+            assert terms is not None
+            await store.write(PROJECT, lambda tx: tx.work.insert(KIND, "a", lease=terms))
+            told[0].tell("interrupt", "a", KIND)
+            await until(lambda: bool(worker._interrupted_early))
+
+            worker.adopt(adopted("a", terms), None)
+
+            assert [held.interrupted.is_set() for held, _ in worker._held.values()] == [True]
+            await until(lambda: bool(there.held))
+            there.may_end.set()
+
+    async def test_a_gap_makes_both_look_themselves(self, store: Store, told: tuple[Notices, Notices]) -> None:
+        there = Chores(store)
+        async with working(store, there.handle, notices=told[1]) as worker:
+            await asyncio.sleep(0.1)  # its first look is over
+            await add(store, "a")
+
+            worker._catch_up()
+
+            await until(lambda: len(there.held) == 1)
+            await stolen(store, there.held[0].lease)
+            worker._catch_up()
+            await until(lambda: there.cancelled == ["a"])
+
+
+async def test_work_of_a_deleted_thread_stops_at_once(
+    store: Store, chores: Chores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "RENEW_S", PATIENCE_S * 10)
+    thread = a_thread()
+
+    def write(tx: Transaction) -> None:
+        tx.threads.insert(thread)
+        tx.work.insert(KIND, "a", thread=thread.id)
+
+    await store.write(PROJECT, write)
+    async with working(store, chores.handle, lease_s=PATIENCE_S * 100) as worker:
+        await until(lambda: len(chores.held) == 1)
+        await store.write(PROJECT, lambda tx: tx.threads.delete(thread.id))
+
+        worker.doubt("another")
+        worker.doubt(thread.id)
+
+        await until(lambda: chores.cancelled == ["a"])

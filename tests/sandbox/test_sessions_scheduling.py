@@ -310,14 +310,14 @@ async def test_the_session_of_a_deleted_thread_goes_and_nothing_is_said_to_be_lo
             async with sessions.session("p", "a") as session:
                 assert not session.lost
                 await run(session)
-            await sessions.end("p", "a")
+            sessions.end("p", "a")
             await until(lambda: not boxes.alive)
 
 
 async def test_a_thread_deleted_while_code_runs_keeps_its_session_until_then(boxes: Boxes, place: Path) -> None:
     async with opened(boxes, place) as sessions:
         async with sessions.session("p", "a") as session:
-            await sessions.end("p", "a")
+            sessions.end("p", "a")
             assert session.is_alive
         await until(lambda: not boxes.alive)
 

@@ -329,3 +329,33 @@ def test_work_carries_the_project_of_the_transaction_that_made_it(tx: Transactio
     theirs.work.insert("run", "run_1", thread=thread.id)
     [lease] = Transaction(tx._connection, None).work.claim("a", ["run"], 10, LONG)
     assert lease.item.project == other
+
+
+def test_what_is_overdue_is_found_apart_from_what_is_only_due(tx: Transaction) -> None:
+    tx.work.insert("run", "due", overdue_at_ms=now_ms() + 600_000)
+    tx.work.insert("run", "never overdue")
+    assert not tx.work.any_due(("run",), full=None)
+
+    tx.work.insert("run", "overdue", overdue_at_ms=now_ms() - 1)
+
+    assert tx.work.any_due(("run",), full=None)
+    assert [lease.item.key for lease in tx.work.claim("a", ["run"], 10, LONG, full=None)] == ["overdue"]
+    assert not tx.work.any_due(("run",), full=None)
+    assert {lease.item.key for lease in tx.work.claim("b", ["run"], 10, LONG)} == {"due", "never overdue"}
+
+
+def test_what_is_interrupted_is_as_good_as_overdue(tx: Transaction) -> None:
+    tx.work.insert("run", "run_1", due_at_ms=now_ms() + 600_000)
+    tx.work.interrupt("run", "run_1")
+
+    [lease] = tx.work.claim("a", ["run"], 10, LONG, full=None)
+
+    assert lease.interrupted
+
+
+def test_what_is_overdue_and_held_is_its_holders(tx: Transaction) -> None:
+    tx.work.insert("run", "held", overdue_at_ms=now_ms() - 1, lease=LeaseTerms("token", "a", LONG))
+    assert tx.work.claim("b", ["run"], 10, LONG, full=None) == []
+
+    tx.work.insert("run", "its holder died", overdue_at_ms=now_ms() - 1, lease=LeaseTerms("token", "a", OVER))
+    assert [lease.attempts for lease in tx.work.claim("b", ["run"], 10, LONG, full=None)] == [1]

@@ -84,7 +84,7 @@ class Limits:
     keep_alive_s: float = 15.0
 
 
-async def _nothing(_project: str, _thread_id: str) -> None: ...
+def _nothing(_project: str, _thread_id: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +113,8 @@ class Context:
     # As OpenAI did: what was uploaded for assistants does not come back.
     refuses_assistants_downloads: bool = False
 
-    # Told of a thread that is no more, so that what this node holds for it goes too; with its project.
-    on_thread_deleted: Callable[[str, str], Awaitable[None]] = _nothing
+    # Told of a thread that is no more, after its project, so that what nodes hold for it goes too.
+    on_thread_deleted: Callable[[str, str], None] = _nothing
 
     def __post_init__(self) -> None:
         # However small the bound on all of them: one that may be sent is taken.

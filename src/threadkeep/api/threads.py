@@ -50,7 +50,7 @@ async def delete_thread(call: Call) -> Deleted:
     thread_id = call.path["thread_id"]
     if not await call.write(lambda tx: tx.threads.delete(thread_id)):
         raise not_found("thread", thread_id)
-    await call.context.on_thread_deleted(call.project, thread_id)
+    call.context.on_thread_deleted(call.project, thread_id)
     return Deleted(id=thread_id, object="thread.deleted")
 
 

@@ -249,7 +249,15 @@ class Runs:
             taken = self._worker.enter(terms, lane)
             if again:
                 return run, begun, tx.steps.last_id(run.id), tx.work.touch(KIND, run.id, lease=taken)
-            tx.work.insert(KIND, run.id, thread=run.thread_id, lane=lane, lease=taken, told=len(begun.events))
+            tx.work.insert(
+                KIND,
+                run.id,
+                thread=run.thread_id,
+                overdue_at_ms=None if run.expires_at is None else run.expires_at * 1000,
+                lane=lane,
+                lease=taken,
+                told=len(begun.events),
+            )
             return run, begun, None, taken is not None
 
         try:

@@ -378,7 +378,7 @@ class Sessions:
             seat.users -= 1
             self._leave(seat)
 
-    async def end(self, project: str, thread_id: str) -> None:
+    def end(self, project: str, thread_id: str) -> None:
         """The thread is no more: nor is its session, as soon as nobody uses it."""
         self._lost.pop((project, thread_id), None)
         if (seat := self._seats.get((project, thread_id))) is not None:

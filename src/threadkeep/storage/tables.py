@@ -462,6 +462,9 @@ work = sa.Table(
     sa.Column("told", sa.BigInteger, nullable=True),
     # What may keep the work waiting together with other work: for a run, the upstream that answers it. Null: nothing.
     sa.Column("lane", sa.Text, nullable=True),
+    # From then on the work is over as soon as it is looked at, and nodes without room take it too. Milliseconds as
+    # above; null for work that never is.
+    sa.Column("overdue_at", sa.BigInteger, nullable=True),
     sa.Index(None, "due_at"),
     sa.Index(None, "lease_node"),
     sa.Index(None, "project_id", "thread_id"),

@@ -88,6 +88,7 @@ _new: dict[str, sa.ColumnElement[Any]] = {
     "interrupted": sa.false(),
     "told": number("told"),
     "lane": text("lane"),
+    "overdue_at": number("overdue_at_ms"),
 }
 
 INSERT = Statement(sa.insert(work).values(_new | _unleased))
@@ -141,27 +142,31 @@ TOUCH_LEASING = Statement(sa.update(work).where(*_one, work.c.lease_token.is_(No
 INTERRUPT = Statement(sa.update(work).where(*_one).values(interrupted=sa.true(), due_at=_now))
 
 
-def _due(kinds: int, full: int) -> list[sa.ColumnElement[bool]]:
-    """Of so many kinds, held by nobody alive, and in none of so many lanes unless it was interrupted."""
+def _due(kinds: int, full: int | None) -> list[sa.ColumnElement[bool]]:
+    """Of so many kinds, held by nobody alive, and in none of so many lanes (None: in no lane at all), unless it is over
+    as soon as it is looked at."""
     due = [
         work.c.due_at <= _now,
         sa.or_(work.c.lease_token.is_(None), work.c.lease_until < _now),
         work.c.kind.in_([text(f"kind_{index}") for index in range(kinds)]),
     ]
-    if full:
+    is_over = sa.or_(work.c.interrupted, work.c.overdue_at <= _now)
+    if full is None:
+        due.append(is_over)
+    elif full:
         lanes = [text(f"lane_{index}") for index in range(full)]
-        due.append(sa.or_(work.c.lane.is_(None), work.c.lane.not_in(lanes), work.c.interrupted))
+        due.append(sa.or_(work.c.lane.is_(None), work.c.lane.not_in(lanes), is_over))
     return due
 
 
 @cache
-def due_of(kinds: int, full: int) -> Statement:
+def due_of(kinds: int, full: int | None) -> Statement:
     """Whether anything of so many kinds is due, so many lanes apart."""
     return Statement(sa.select(work.c.kind).where(*_due(kinds, full)).limit(1))
 
 
 @cache
-def claim_of(kinds: int, full: int) -> Statement:
+def claim_of(kinds: int, full: int | None) -> Statement:
     """The claim for so many kinds of work, so many lanes apart."""
     due = (
         sa.select(work.c.kind, work.c.key)
@@ -213,13 +218,17 @@ class Work:
         *,
         thread: str | None = None,
         due_at_ms: int | None = None,
+        overdue_at_ms: int | None = None,
         lane: str | None = None,
         lease: LeaseTerms | tuple[str, str, float] | None = None,
         told: int | None = None,
     ) -> None:
         """New work of the transaction's project, due at once when no time is given, leased already when asked for;
-        ``told``: the number of the last event that tells of it being made."""
-        values = self._values(kind, key, thread=thread, due_at_ms=due_at_ms, lane=lane, told=told)
+        ``told``: the number of the last event that tells of it being made; ``overdue_at_ms``: from then on it is over
+        as soon as it is looked at."""
+        values = self._values(
+            kind, key, thread=thread, due_at_ms=due_at_ms, overdue_at_ms=overdue_at_ms, lane=lane, told=told
+        )
         if lease is None:
             self._connection.run(INSERT, values)
         else:
@@ -240,16 +249,17 @@ class Work:
         self._connection.run(ENSURE, self._values(kind, key))
 
     def claim(
-        self, node: str, kinds: Sequence[str], limit: int, lease_s: float, *, full: Sequence[str] = ()
+        self, node: str, kinds: Sequence[str], limit: int, lease_s: float, *, full: Sequence[str] | None = ()
     ) -> list[Lease]:
         """Leases to ``node`` what is due and held by nobody alive, the longest due first. Of the lanes that are
-        ``full`` only what was interrupted: that is over as soon as it is looked at.
+        ``full`` (None: all are, and whatever has no lane) only what was interrupted or is overdue: that is over as soon
+        as it is looked at.
 
         An attempt is counted only when a lease ran out: a claim in peace is none.
         """
         token = secrets.token_hex(16)
         rows = self._connection.rows(
-            claim_of(len(kinds), len(full)),
+            claim_of(len(kinds), None if full is None else len(full)),
             _choice(kinds, full) | {"limit": limit} | _terms((token, node, lease_s)),
         )
         return [
@@ -257,9 +267,12 @@ class Work:
             for kind, key, project, thread, attempts, until_ms, interrupted, lane in rows
         ]
 
-    def any_due(self, kinds: Sequence[str], *, full: Sequence[str] = ()) -> bool:
+    def any_due(self, kinds: Sequence[str], *, full: Sequence[str] | None = ()) -> bool:
         """Whether a claim would find something. A read: cheaper than a claim that finds nothing."""
-        return self._connection.row(due_of(len(kinds), len(full)), _choice(kinds, full)) is not None
+        return (
+            self._connection.row(due_of(len(kinds), None if full is None else len(full)), _choice(kinds, full))
+            is not None
+        )
 
     def abandon(self, lease: Lease, *, delay_s: float) -> None:
         """Lets anybody claim the work after ``delay_s``, as if its holder had died: the attempt is counted."""
@@ -346,6 +359,7 @@ class Work:
         *,
         thread: str | None = None,
         due_at_ms: int | None = None,
+        overdue_at_ms: int | None = None,
         lane: str | None = None,
         told: int | None = None,
     ) -> dict[str, Value]:
@@ -355,14 +369,15 @@ class Work:
             "project_": self._project,
             "thread": thread,
             "due_at_ms": due_at_ms,
+            "overdue_at_ms": overdue_at_ms,
             "lane": lane,
             "told": told,
         }
 
 
-def _choice(kinds: Sequence[str], full: Sequence[str]) -> dict[str, Value]:
+def _choice(kinds: Sequence[str], full: Sequence[str] | None) -> dict[str, Value]:
     chosen: dict[str, Value] = {f"kind_{index}": kind for index, kind in enumerate(kinds)}
-    return chosen | {f"lane_{index}": lane for index, lane in enumerate(full)}
+    return chosen | {f"lane_{index}": lane for index, lane in enumerate(full or ())}
 
 
 def _terms(lease: tuple[str, str, float]) -> dict[str, Value]:

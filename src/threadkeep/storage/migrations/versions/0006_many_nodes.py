@@ -13,6 +13,8 @@ def upgrade() -> None:
     for table in ("runs", "run_steps", "work"):
         op.add_column(table, sa.Column("told", sa.BigInteger(), nullable=True))
     op.add_column("work", sa.Column("lane", sa.Text(), nullable=True))
+    # Null for runs of before: they expire where there is room.
+    op.add_column("work", sa.Column("overdue_at", sa.BigInteger(), nullable=True))
     op.create_table(
         "commits",
         sa.Column("writer", identifier, nullable=False),
