@@ -80,6 +80,13 @@ def test_migrations_import_nothing_of_ours() -> None:
         assert not re.search(r"^\s*(from|import) threadkeep", file.read_text(), re.MULTILINE), file
 
 
+def test_migrations_only_add() -> None:
+    """Nodes of the version before go on beside the one that migrates: what they use must stay as it is."""
+    for file in MIGRATIONS.rglob("*.py"):
+        upgrade = file.read_text().partition("def downgrade")[0]
+        assert not re.search(r"drop_(column|table|index|constraint)|alter_column|rename_table|\bDROP\b", upgrade), file
+
+
 def test_second_migration_finds_nothing_to_do(tmp_path: Path, postgres: PostgresServer) -> None:
     url = postgres.create_database()
     assert migrate(url, tmp_path) == (None, REVISIONS[-1])
