@@ -14,6 +14,8 @@ from threadkeep import __version__, api
 from threadkeep.files import contents, files, uploads
 from threadkeep.logs import Log
 from threadkeep.runs.execution import KIND, Execution
+from threadkeep.runs.idle_threads import KIND as IDLE_THREADS
+from threadkeep.runs.idle_threads import IdleThreads
 from threadkeep.runs.lifecycle import Runs
 from threadkeep.runs.outcomes import OutcomeExpiry
 from threadkeep.sandbox.bubblewrap import Bubblewrap
@@ -35,7 +37,7 @@ from threadkeep.tools.toolbox import Tools
 from threadkeep.upstream.config import UpstreamConfig
 from threadkeep.upstream.retrieval import EmbeddingServer, RerankServer
 from threadkeep.upstream.upstreams import Upstreams
-from threadkeep.worker import Lanes, Worker, new_node
+from threadkeep.worker import Handle, Lanes, Worker, new_node
 
 log = Log(__name__)
 
@@ -162,6 +164,7 @@ async def open_server(
             lease_s=settings.lease_seconds,
             lanes=Lanes({upstream.name: upstream.config.max_concurrent for upstream in upstreams.configured}),
         )
+        on_thread_deleted = _on_thread_deleted(notices, worker, sandbox)
         parsers = Parsers(children=settings.max_concurrent_files, spool_folder=settings.data_dir)
         parts.push_async_callback(parsers.close)
         ingestion = Ingestion(
@@ -172,9 +175,14 @@ async def open_server(
             max_file_tokens=settings.max_file_tokens,
             embed=embedder,
         )
+        in_background: dict[str, Handle] = {}
+        if settings.thread_ttl_days is not None:
+            idle_threads = IdleThreads(store, ttl_s=settings.thread_ttl_days * 86_400, on_deleted=on_thread_deleted)
+            await idle_threads.start()
+            in_background[IDLE_THREADS] = idle_threads.handle
         ingester = Worker(
             store,
-            ingestion.handlers,
+            {**ingestion.handlers, **in_background},
             notices=notices,
             node=f"{notices.node}-files",
             max_concurrent=settings.max_concurrent_files,
@@ -210,7 +218,7 @@ async def open_server(
                 keep_alive_s=settings.keep_alive_seconds,
             ),
             refuses_assistants_downloads=settings.assistants_downloads == "refuse",
-            on_thread_deleted=_on_thread_deleted(notices, worker, sandbox),
+            on_thread_deleted=on_thread_deleted,
         )
         worker.start()
         ingester.start()
