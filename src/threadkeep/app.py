@@ -30,6 +30,7 @@ from threadkeep.search.rerank import Reranker
 from threadkeep.serving import Bounds, HttpServer, default_connections
 from threadkeep.settings import Settings
 from threadkeep.storage import DEFAULT_PROJECT_ID, Notices, Store, open_blobs, open_notices, open_store
+from threadkeep.storage.notices import Alone
 from threadkeep.storage.outcomes import OUTCOME
 from threadkeep.tools.code_interpreter import CodeInterpreter
 from threadkeep.tools.file_search import FileSearch
@@ -81,6 +82,9 @@ class Server(NamedTuple):
         """Takes no new work, lets runs end within the grace period, and hands the rest over."""
         # What is ingested goes on elsewhere at once, at hardly any loss.
         await asyncio.gather(self.worker.drain(grace_s), self.ingester.drain(0))
+        if isinstance(self.notices, Alone):
+            # What is left is nobody's until the next start: its readers would wait for nothing.
+            await self.runs.close()
 
     async def let_go(self) -> None:
         """Ends the streams of runs that go on elsewhere; their readers are told where."""

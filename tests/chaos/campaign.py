@@ -88,8 +88,7 @@ class Report:
             "  " + ", ".join(f"{kind} {self.count(kind)}" for kind in ("lost", "duplicated", "wrong", "stuck")),
             f"  takeover: {took} (lease {LEASE_S:g} s)",
         ]
-        if self.faults:
-            lines += ["  what was struck:", *(f"    {blow}" for blow in self.blows)]
+        lines += ["  what was struck:", *(f"    {blow}" for blow in self.blows)]
         by_object: dict[str, list[Fault]] = {}
         for fault in self.faults:
             by_object.setdefault(fault.about, []).append(fault)
