@@ -214,6 +214,7 @@ async def open_server(
                 api.accepting(stopping.is_set),
                 api.HealthPart("database", lambda: store.read(None, lambda tx: tx.keys.any())),
                 api.HealthPart("blobs", bytes_of_files.check),
+                api.upstreams(lambda: upstreams.troubles),
                 api.code_interpreter(lambda: sandbox.state, is_needed=settings.code_interpreter == "on"),
             ],
             limits=api.Limits(

@@ -62,6 +62,7 @@ _MAX_SHORTENINGS: Final = 6
 _WENT_ON_ELSEWHERE: Final = "The run is not executed here any more. Poll it for the answer."
 SHUTTING_DOWN: Final = "The server is shutting down. The run goes on; poll it for the answer."
 THREAD_DELETED: Final = "The thread was deleted."
+_ENDLESS: Final = "The model's answer did not end: it was stopped when it was longer than any answer is."
 _FAILED_HERE: Final = "The server had an error processing your request."
 
 SOMETHING_WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
@@ -207,7 +208,8 @@ class Execution:
         except TokenLimitReached as limit:
             await journal.end("incomplete", incomplete_details=RunIncompleteDetails(reason=limit.limit))
         except UpstreamFailed as failure:
-            log.warning("upstream_failed", error=failure, code=failure.code)
+            # Without where in the program it came up: a server that is away fails many runs, each for the same reason.
+            log.warning("upstream_failed", cause=failure.message, code=failure.code)
             await journal.end("failed", last_error=LastError(code=failure.code, message=failure.message))
         except ToolFailed as failure:
             log.warning("tool_failed", error=failure)
@@ -344,6 +346,8 @@ class Execution:
                             case ArgumentsAdded(index, arguments):
                                 journal.add_arguments(index, arguments)
                 journal.publish()
+                if reply.is_endless:
+                    raise UpstreamFailed("server_error", _ENDLESS)
         await beginning
         journal.finish_calls()
         if not reply.calls and not journal.writes_message:
