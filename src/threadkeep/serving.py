@@ -345,6 +345,15 @@ class HttpProtocol(HttpToolsProtocol):
                 # A later request on the same connection.
                 self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {"threadkeep.last_words": {"prepare": self._prepare_last_words}}
+
+    def _prepare_last_words(self) -> None:
+        """What is sent next is not held back, however full the connection is, and the connection ends with it."""
+        self.cycle.keep_alive = False
+        self.flow.resume_writing()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         # What comes behind a chunked body in the form of headers is none: uvicorn would take it for some, whatever a
         # proxy thought of it, and keep it however much it is.

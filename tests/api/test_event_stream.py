@@ -16,6 +16,7 @@ from threadkeep.contract.tools import ToolResources
 from threadkeep.runs.follow import EventLog
 
 PATIENCE_S = 60
+PATH = "/v1/threads/thread_a/runs/run_a/stream"
 
 
 def delta(text: str) -> Event:
@@ -76,7 +77,7 @@ class Client:
 async def streaming(
     events: EventLog, client: Client, *, keep_alive_s: float = PATIENCE_S, position: int = 0
 ) -> AsyncGenerator[asyncio.Task[None], None]:
-    stream = EventStream(events, keep_alive_s=keep_alive_s, position=position)
+    stream = EventStream(events, keep_alive_s=keep_alive_s, position=position, path=PATH)
     task = asyncio.create_task(stream.answer(client.receive, client.send, "req_a"))
     try:
         yield task

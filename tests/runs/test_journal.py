@@ -23,8 +23,7 @@ from threadkeep.contract.run_steps import (
     ToolCallsDetails,
 )
 from threadkeep.contract.runs import LastError, Run, Usage
-from threadkeep.runs.execution import KIND
-from threadkeep.runs.follow import EventLog
+from threadkeep.runs.follow import KIND, EventLog
 from threadkeep.runs.journal import Journal
 from threadkeep.runs.moves import NO_USAGE, advance
 from threadkeep.runs.reply import TextAdded

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.stories import CREATED, FUNCTION, STEP, Story, call_ids, names_of, text_of
-from threadkeep.runs.execution import THREAD_DELETED
+from threadkeep.runs.streams import THREAD_DELETED
 from threadkeep.search.tokens import tokenizer
 from threadkeep.storage.store import Transaction
 from threadkeep.tools.file_search import queries_in

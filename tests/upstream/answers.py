@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from threadkeep.upstream.chat import ChatChunk, ChatRequest, FinishReason, ToolCallDelta, Usage, UserMessage
-from threadkeep.upstream.client import ChatCompletionsUpstream
 from threadkeep.upstream.config import UpstreamConfig
 from threadkeep.upstream.scripted import ScriptedUpstream
 from threadkeep.upstream.upstreams import Upstream, Upstreams
@@ -71,12 +70,12 @@ async def ask(upstream: Upstream, request: ChatRequest | None = None, *, deadlin
 
 
 @asynccontextmanager
-async def connected(scripted: ScriptedUpstream, **settings: Any) -> AsyncGenerator[ChatCompletionsUpstream]:
+async def connected(scripted: ScriptedUpstream, **settings: Any) -> AsyncGenerator[Upstream]:
     """The scripted server as a configured upstream."""
     every: dict[str, Any] = {"name": "scripted", "url": scripted.url, **settings}
     config = UpstreamConfig(**every)
     upstreams = Upstreams([config])
     try:
-        yield upstreams.configured[0]
+        yield upstreams.for_model("m")
     finally:
         await upstreams.close()

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope
@@ -82,6 +82,8 @@ class Limits:
     least_bytes_per_s: int = 10_000
     # How long a stream may be silent before a comment keeps proxies and clients from giving it up.
     keep_alive_s: float = 15.0
+    # How long the client of a stream may take nothing of it.
+    stalled_s: float = 30.0
 
 
 def _nothing(_project: str, _thread_id: str) -> None: ...
@@ -183,6 +185,11 @@ class Call:
     def receive(self) -> Receive:
         """What the client still sends, and that it has left."""
         return self._receive
+
+    @property
+    def extensions(self) -> Mapping[str, Any]:
+        """What the server can do beyond the protocol."""
+        return self._scope.get("extensions", {})
 
     async def body(self, kind: type[T]) -> T:
         """The JSON body as a ``kind``. No body at all is an empty object: what may be left out may all be left out."""

@@ -16,7 +16,7 @@ from threadkeep.api.call import V2, Call, Context, Version
 from threadkeep.api.download import Download
 from threadkeep.api.edge import TRACE, Trace
 from threadkeep.api.errors import MethodNotAllowed
-from threadkeep.api.event_stream import EventStream
+from threadkeep.api.event_stream import HEADERS, EventStream
 from threadkeep.api.passthrough import PassThrough
 from threadkeep.contract.errors import NotFound, ThreadkeepError
 from threadkeep.contract.ids import Prefix
@@ -118,10 +118,14 @@ class Resource:
             if (blamed := version.blamed(error)) is not error:
                 raise blamed from error
             raise
-        if isinstance(answered, EventStream):
+        if isinstance(answered, EventStream) and call.method == "HEAD":
+            # A reader would hold the answer up until the run has ended.
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await send({"type": "http.response.body", "body": b""})
+        elif isinstance(answered, EventStream):
             # It goes on for long after the request that it began with.
             call.release()
-            await answered.answer(call.receive, send, trace.request_id, version.told)
+            await answered.answer(call.receive, send, trace.request_id, version.told, call.extensions)
         elif isinstance(answered, PassThrough):
             await answered.answer(call.receive, send, trace.request_id)
         elif isinstance(answered, Answer):

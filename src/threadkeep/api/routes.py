@@ -88,6 +88,14 @@ OPERATIONS: Final[Sequence[Operation]] = (
         body=ModifyMessageRequest,
     ),
     Operation("DELETE", "/threads/{thread_id}/messages/{message_id}", "deleteMessage", messages.delete_message),
+    Operation(
+        "GET",
+        "/threads/{thread_id}/runs/{run_id}/stream",
+        "streamRun",
+        runs.stream_run,
+        query=runs.StreamQuery,
+        is_extension=True,
+    ),
     Operation("POST", "/threads/{thread_id}/runs/{run_id}/cancel", "cancelRun", runs.cancel_run),
     Operation(
         "POST",

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET
 
 from threadkeep.contract.assistants import Assistant
-from threadkeep.contract.errors import InvalidRequest, NotFound, ThreadkeepError
+from threadkeep.contract.errors import InvalidRequest
 from threadkeep.contract.events import STEP_EVENTS, Event
 from threadkeep.contract.ids import created_at, id_after
 from threadkeep.contract.run_status import ACTIVE
@@ -29,9 +29,10 @@ from threadkeep.contract.tools import ToolResources, TruncationStrategy
 from threadkeep.logs import Log
 from threadkeep.runs import resources
 from threadkeep.runs.conversation import append_messages, create_thread
-from threadkeep.runs.execution import KIND, SHUTTING_DOWN, THREAD_DELETED, Execution, Prepared
-from threadkeep.runs.follow import EventLog, events_of
+from threadkeep.runs.execution import Prepared
+from threadkeep.runs.follow import KIND, EventLog
 from threadkeep.runs.moves import advance
+from threadkeep.runs.streams import Follower, Streams
 from threadkeep.storage.outcomes import Once, do_once
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
@@ -39,8 +40,6 @@ from threadkeep.worker import Worker
 
 log = Log(__name__)
 
-# How often a run that another node executes is looked at for a reader on this one.
-_LOOK_S: Final = 0.5
 # How much a refusal says of tool outputs that a client submitted. The most calls of a reply fit in.
 _SHOWN: Final = 10_000
 
@@ -55,10 +54,12 @@ class Begun(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A run that goes on, and the log in which its events appear from here on."""
+    """A run that goes on, and where its events appear from here on."""
 
     run: Run
-    events: EventLog
+    # From behind which number.
+    base: int
+    events: EventLog | Follower
 
 
 class Runs:
@@ -69,7 +70,7 @@ class Runs:
         self,
         store: Store,
         worker: Worker,
-        execution: Execution,
+        streams: Streams,
         *,
         run_expires_s: int,
         lane_of: Callable[[str], str | None] = lambda model: None,
@@ -77,11 +78,9 @@ class Runs:
         """``lane_of``: the lane of a model's runs, see ``Worker``."""
         self._store = store
         self._worker = worker
-        self._execution = execution
+        self._streams = streams
         self._run_expires_s = run_expires_s
         self._lane_of = lane_of
-        self._watching: set[asyncio.Task[None]] = set()
-        self._closed = False
 
     async def create(
         self, project: str, thread_id: str, request: CreateRunRequest, *, once: Once | None = None
@@ -93,7 +92,7 @@ class Runs:
             run = self._insert(tx, thread, request, named=None)
             return Begun(run, [Event("thread.run.created", run), Event("thread.run.queued", run)])
 
-        return await self._start(project, write, once)
+        return await self._start(project, write, once, is_followed=bool(request.stream))
 
     async def create_thread_and_run(
         self, project: str, request: CreateThreadAndRunRequest, *, once: Once | None = None
@@ -107,7 +106,7 @@ class Runs:
             created = Event("thread.created", thread)
             return Begun(run, [created, Event("thread.run.created", run), Event("thread.run.queued", run)])
 
-        return await self._start(project, write, once)
+        return await self._start(project, write, once, is_followed=bool(request.stream))
 
     async def submit_tool_outputs(
         self,
@@ -133,7 +132,7 @@ class Runs:
             run = advance(tx, run, "queued")
             return Begun(run, [Event(STEP_EVENTS["completed"], step), Event("thread.run.queued", run)], before)
 
-        return await self._start(project, write, once, again=True)
+        return await self._start(project, write, once, is_followed=bool(request.stream), again=True)
 
     async def cancel(self, project: str, thread_id: str, run_id: str, *, once: Once | None = None) -> Run:
         """``cancelRun``: answers at once; the holder of the run stops and ends it."""
@@ -157,8 +156,8 @@ class Runs:
         async def commit_and_interrupt() -> Run:
             try:
                 run, leased = await self._store.write(project, write)
-            except BaseException as error:
-                self._worker.decline(terms, after=error)
+            except BaseException:
+                self._worker.decline(terms)
                 raise
             if terms is not None and leased:
                 self._worker.adopt(_lease(project, run, terms), None)
@@ -185,12 +184,13 @@ class Runs:
         run, _ = await self._store.write(project, lambda tx: do_once(tx, once, Run, lambda: write(tx)))
         return run
 
+    async def join(self, project: str, thread_id: str, run_id: str, position: int) -> Follower:
+        """The events of a run behind number ``position``, wherever it is executed, or was."""
+        return await self._streams.join(project, thread_id, run_id, position)
+
     async def close(self) -> None:
-        """Stops watching for readers; runs go on."""
-        self._closed = True
-        for task in self._watching:
-            task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
+        """Lets those go who follow runs; the runs go on."""
+        await self._streams.close()
 
     def _insert(self, tx: Transaction, thread: Thread, request: RunOverrides, *, named: ToolResources | None) -> Run:
         """``named``: the resources that the request names for the run; without any they are the thread's. The
@@ -218,22 +218,26 @@ class Runs:
         write: Callable[[Transaction], Begun],
         once: Once | None,
         *,
+        is_followed: bool,
         again: bool = False,
     ) -> Started:
         # Shielded: between the commit and the start of the work lies no point at which a caller may give up.
-        return await asyncio.shield(asyncio.create_task(self._commit_and_begin(project, write, once, again)))
+        begin = self._commit_and_begin(project, write, once, is_followed=is_followed, again=again)
+        return await asyncio.shield(asyncio.create_task(begin))
 
     async def _commit_and_begin(
         self,
         project: str,
         write: Callable[[Transaction], Begun],
         once: Once | None,
+        *,
+        is_followed: bool,
         again: bool,
     ) -> Started:
         """Commits ``write`` together with the work to be done, leased to this node where it has room for it."""
         terms = self._worker.offer()
 
-        def with_work(tx: Transaction) -> tuple[Run, Begun | None, str | None, bool]:
+        def with_work(tx: Transaction) -> tuple[Run, Begun | None, bool]:
             """None: the run was begun by an earlier request of the same."""
             written: list[Begun] = []
 
@@ -243,12 +247,12 @@ class Runs:
 
             run, is_repeated = do_once(tx, once, Run, begin)
             if is_repeated:
-                return run, None, None, False
+                return run, None, False
             [begun] = written
             lane = self._lane_of(run.model)
             taken = self._worker.enter(terms, lane)
             if again:
-                return run, begun, tx.steps.last_id(run.id), tx.work.touch(KIND, run.id, lease=taken)
+                return run, begun, tx.work.touch(KIND, run.id, lease=taken)
             tx.work.insert(
                 KIND,
                 run.id,
@@ -258,62 +262,29 @@ class Runs:
                 lease=taken,
                 told=len(begun.events),
             )
-            return run, begun, None, taken is not None
+            return run, begun, taken is not None
 
         try:
-            run, begun, last_step, leased = await self._store.write(project, with_work)
-        except BaseException as error:
-            self._worker.decline(terms, after=error)
+            run, begun, leased = await self._store.write(project, with_work)
+        except BaseException:
+            self._worker.decline(terms)
             raise
         if begun is None:
             self._worker.decline(terms)
             events = EventLog()
             events.close("The run was begun by an earlier request.")
-            return Started(run, events)
-        events = EventLog(begun.base)
+            return Started(run, 0, events)
+        events = self._streams.open(run.id, begun.base)
+        events.is_followed = is_followed
         events.append(begun.events)
         if terms is not None and leased:
             self._worker.adopt(_lease(project, run, terms), Prepared(run, events))
         else:
             self._worker.decline(terms)
-            self._watch(project, run, last_step, events)
+            self._streams.begun_elsewhere(events)
             self._worker.wake()
         log.info("run_continued" if again else "run_created", run_id=run.id, thread_id=run.thread_id, here=leased)
-        return Started(run, events)
-
-    def _watch(self, project: str, run: Run, last_step: str | None, events: EventLog) -> None:
-        """Fills the log of a run that this node has no room for, from whatever node executes it."""
-        if self._closed:
-            # A request that was under way when the server was told to stop.
-            events.close(SHUTTING_DOWN)
-            return
-        if (earlier := self._execution.awaited.get(run.id)) is not None:
-            # The run waited for its client meanwhile, and this node has not seen it.
-            earlier.close("The run went on at another node.")
-        self._execution.awaited[run.id] = events
-        task = asyncio.create_task(self._look(project, run, last_step, events))
-        self._watching.add(task)
-        task.add_done_callback(self._watching.discard)
-
-    async def _look(self, project: str, run: Run, last_step: str | None, events: EventLog) -> None:
-        try:
-            while self._execution.awaited.get(run.id) is events:
-                await asyncio.sleep(_LOOK_S)
-                try:
-                    happened = await self._store.read(project, lambda tx: events_of(tx, run, last_step))
-                except NotFound:
-                    return events.close(THREAD_DELETED)
-                except ThreadkeepError as error:
-                    log.warning("watch_failed", error=error, run_id=run.id)
-                    continue
-                if happened is not None and self._execution.awaited.get(run.id) is events:
-                    events.append(happened)
-                    return events.close()
-        finally:
-            if self._execution.awaited.get(run.id) is events:
-                del self._execution.awaited[run.id]
-                if not events.closed:
-                    events.close(SHUTTING_DOWN)
+        return Started(run, begun.base, events if leased else self._streams.follow(project, run, events))
 
 
 def _lease(project: str, run: Run, terms: LeaseTerms) -> Lease:
