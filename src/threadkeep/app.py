@@ -15,6 +15,8 @@ from threadkeep.files import contents, files, uploads
 from threadkeep.logs import Log
 from threadkeep.runs.execution import Execution
 from threadkeep.runs.follow import KIND
+from threadkeep.runs.idle_threads import KIND as IDLE_THREADS
+from threadkeep.runs.idle_threads import IdleThreads
 from threadkeep.runs.lifecycle import Runs
 from threadkeep.runs.outcomes import OutcomeExpiry
 from threadkeep.runs.streams import Streams
@@ -30,6 +32,7 @@ from threadkeep.search.rerank import Reranker
 from threadkeep.serving import Bounds, HttpServer, default_connections
 from threadkeep.settings import Settings
 from threadkeep.storage import DEFAULT_PROJECT_ID, Notices, Store, open_blobs, open_notices, open_store
+from threadkeep.storage.notices import Alone
 from threadkeep.storage.outcomes import OUTCOME
 from threadkeep.tools.code_interpreter import CodeInterpreter
 from threadkeep.tools.file_search import FileSearch
@@ -37,7 +40,7 @@ from threadkeep.tools.toolbox import Tools
 from threadkeep.upstream.config import UpstreamConfig
 from threadkeep.upstream.retrieval import EmbeddingServer, RerankServer
 from threadkeep.upstream.upstreams import Upstreams
-from threadkeep.worker import Lanes, Worker, new_node
+from threadkeep.worker import Handle, Lanes, Worker, new_node
 
 log = Log(__name__)
 
@@ -81,6 +84,9 @@ class Server(NamedTuple):
         """Takes no new work, lets runs end within the grace period, and hands the rest over."""
         # What is ingested goes on elsewhere at once, at hardly any loss.
         await asyncio.gather(self.worker.drain(grace_s), self.ingester.drain(0))
+        if isinstance(self.notices, Alone):
+            # What is left is nobody's until the next start: its readers would wait for nothing.
+            await self.runs.close()
 
     async def let_go(self) -> None:
         """Ends the streams of runs that go on elsewhere; their readers are told where."""
@@ -166,6 +172,7 @@ async def open_server(
             lease_s=settings.lease_seconds,
             lanes=Lanes({upstream.name: upstream.config.max_concurrent for upstream in upstreams.configured}),
         )
+        on_thread_deleted = _on_thread_deleted(notices, worker, sandbox)
         parsers = Parsers(children=settings.max_concurrent_files, spool_folder=settings.data_dir)
         parts.push_async_callback(parsers.close)
         ingestion = Ingestion(
@@ -176,9 +183,14 @@ async def open_server(
             max_file_tokens=settings.max_file_tokens,
             embed=embedder,
         )
+        in_background: dict[str, Handle] = {}
+        if settings.thread_ttl_days is not None:
+            idle_threads = IdleThreads(store, ttl_s=settings.thread_ttl_days * 86_400, on_deleted=on_thread_deleted)
+            await idle_threads.start()
+            in_background[IDLE_THREADS] = idle_threads.handle
         ingester = Worker(
             store,
-            ingestion.handlers,
+            {**ingestion.handlers, **in_background},
             notices=notices,
             node=f"{notices.node}-files",
             max_concurrent=settings.max_concurrent_files,
@@ -206,6 +218,7 @@ async def open_server(
                 api.accepting(stopping.is_set),
                 api.HealthPart("database", lambda: store.read(None, lambda tx: tx.keys.any())),
                 api.HealthPart("blobs", bytes_of_files.check),
+                api.upstreams(lambda: upstreams.troubles),
                 api.code_interpreter(lambda: sandbox.state, is_needed=settings.code_interpreter == "on"),
             ],
             limits=api.Limits(
@@ -214,7 +227,7 @@ async def open_server(
                 keep_alive_s=settings.keep_alive_seconds,
             ),
             refuses_assistants_downloads=settings.assistants_downloads == "refuse",
-            on_thread_deleted=_on_thread_deleted(notices, worker, sandbox),
+            on_thread_deleted=on_thread_deleted,
         )
         worker.start()
         ingester.start()

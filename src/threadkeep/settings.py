@@ -92,6 +92,16 @@ def seconds(least: float, most: float) -> Kind[float]:
     return Kind("SECONDS", parse)
 
 
+def _days(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0.00001 <= number <= 36_500:
+        raise ValueError(f"{_quoted(value)} is not a number of days from 0.00001 to 36500")
+    return number
+
+
 def one_of(options: tuple[T, ...]) -> Kind[T]:
     words = {str(option): option for option in options}
 
@@ -201,6 +211,7 @@ SWITCH = Kind("on|off", _switch)
 PORT = whole_number("PORT", 0, 65535)
 BYTES = whole_number("BYTES", 1024, 1024**4)
 COUNT = whole_number("NUMBER", 1, 10_000_000)
+DAYS = Kind("DAYS", _days)
 TOKENS = whole_number("TOKENS", 512, 100_000_000)
 
 
@@ -412,6 +423,15 @@ class Settings:
         600,
         "How long a run may take until it ends as expired.",
         "3600",
+        group="Runs",
+    )
+    thread_ttl_days: float | None = setting(
+        DAYS,
+        None,
+        "After so many days in which no message and no run was made in it, a thread is deleted with all that is in it. "
+        "All nodes must have the same.",
+        "90",
+        default_shown="never",
         group="Runs",
     )
     max_concurrent_runs: int = setting(

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
-from threadkeep.contract.errors import LeaseLost, ThreadkeepError
+from threadkeep.contract.errors import LeaseLost, ThreadkeepError, Unavailable
 from threadkeep.logs import Log
 from threadkeep.storage.notices import Notices
 from threadkeep.storage.store import Store
@@ -40,6 +40,9 @@ RETRY_S = 1.0
 # its key and kind, is to stop.
 _DUE = "due"
 _INTERRUPT = "interrupt"
+# After the database was away, leases that ran out meanwhile are left for so long, and for as long as a lease lasts, to
+# holders that live.
+SPARE_S = 5.0
 # Within this the store answers, if only that it is away.
 _ANSWER_S = 10.0
 # A lane takes no more room while it holds this many times the room that is free.
@@ -166,6 +169,11 @@ class Worker:
         self._kept = asyncio.Event()
         # A claim is on its way: leases may exist of which nothing is known here yet.
         self._claiming = False
+        # The same, after an answer of the store did not arrive: until the next renewal.
+        self._unsure = False
+        # By `time.monotonic`: when the leases here were last renewed, and until when those of others are spared.
+        self._renewed_at = time.monotonic()
+        self._spares_until = 0.0
         self._draining = False
         self._due = asyncio.Event()
         # When it was last looked for what needs no room.
@@ -214,11 +222,13 @@ class Worker:
         self._begin(lease, prepared, since=self._promised.pop(lease.token), lane=self._entered.pop(lease.token, None))
         self._kept.set()
 
-    def decline(self, terms: LeaseTerms | None) -> None:
-        """An offered lease was not taken up. None, where none was offered, is declined as well."""
+    def decline(self, terms: LeaseTerms | None, *, after: BaseException | None = None) -> None:
+        """An offered lease was not taken up. None, where none was offered, is declined as well. ``after`` what: where
+        the database went away it may have been taken up all the same, and is given back."""
         if terms is not None:
             del self._promised[terms.token]
             self.lanes.leave(self._entered.pop(terms.token, None))
+            self._unsure |= isinstance(after, Unavailable)
             self._kept.set()
 
     def wake(self) -> None:
@@ -292,6 +302,9 @@ class Worker:
             await self._handlers[item.kind](held)
         except LeaseLost:
             log.warning("lease_lost", kind=item.kind, key=item.key)
+        except Unavailable as error:
+            log.info("work_put_off", error=error, kind=item.kind, key=item.key)
+            await self._put_off(held.lease)
         except Exception as error:
             log.error("work_failed", error=error, kind=item.kind, key=item.key, attempts=held.lease.attempts)
             await self._abandon(held.lease)
@@ -305,11 +318,24 @@ class Worker:
                 # It may have been handed over.
                 self._notices.tell(_DUE)
 
+    async def _put_off(self, lease: Lease) -> None:
+        """Lets anybody claim the item again soon: nothing is wrong with it, but with what it stands on."""
+        item, due_at_ms = lease.item, round((time.time() + RETRY_S) * 1000)
+        try:
+            await self._store.write(
+                None, lambda tx: tx.work.release(item.kind, item.key, lease.token, due_at_ms=due_at_ms)
+            )
+        except LeaseLost:
+            return
+        except Unavailable:
+            self._unsure = True
+
     async def _abandon(self, lease: Lease) -> None:
         """Lets anybody claim the item again soon, counted as a crash. If even that fails, the lease runs out."""
         try:
             await self._store.write(None, lambda tx: tx.work.abandon(lease, delay_s=RETRY_S))
         except ThreadkeepError as error:
+            self._unsure = True
             log.warning("abandon_failed", error=error, kind=lease.item.kind, key=lease.item.key)
 
     async def _claim_loop(self) -> None:
@@ -325,6 +351,8 @@ class Worker:
                 if self._room() <= 0 and time.monotonic() >= self._looked_at + OVERDUE_S:
                     self._looked_at = time.monotonic()
                     await self._claim_and_begin(self._room() + BEYOND, None)
+            except Unavailable as error:
+                self._away(error)
             except Exception as error:
                 # Whatever it was, the loop outlives it: without it no run on this node would ever end.
                 log.error("claim_failed", error=error)
@@ -352,10 +380,19 @@ class Worker:
         # A cheap read first: the claim is a write, with a sync to disk, even when it finds nothing.
         if not await self._store.read(None, lambda tx: tx.work.any_due(kinds, full=full)):
             return []
+        if self._held and time.monotonic() - self._renewed_at > self._lease_s / 2:
+            # Leases of what is worked on here may have run out while this node, or the database, stood still.
+            await self._renew()
+        spares = time.monotonic() < self._spares_until
         return await self._store.write(
-            None,
-            lambda tx: tx.work.claim(self.node, kinds, limit, self._lease_s, full=full),
+            None, lambda tx: tx.work.claim(self.node, kinds, limit, self._lease_s, full=full, spares=spares)
         )
+
+    def _away(self, error: Unavailable) -> None:
+        """The database was away for all nodes, for all that is known here: nobody could renew anything."""
+        log.debug("database_waited_for", error=error)
+        self._unsure = True
+        self._spares_until = time.monotonic() + max(self._lease_s, SPARE_S)
 
     async def _renew_loop(self) -> None:
         while True:
@@ -363,34 +400,48 @@ class Worker:
                 await asyncio.wait_for(self._in_doubt.wait(), min(RENEW_S, self._lease_s / 3))
             # Cleared ahead of the next await: a doubt that comes during the renewal must not be lost.
             self._in_doubt.clear()
-            if not self._held:
+            if not self._held and not self._unsure:
                 continue
-            before, asked_at = list(self._held.values()), time.monotonic()
             try:
-                renewals = await self._store.write(None, lambda tx: tx.work.renew(self.node, lease_s=self._lease_s))
+                await self._renew()
+            except Unavailable as error:
+                self._away(error)
             except Exception as error:
+                self._unsure = True
                 log.error("renew_failed", error=error)
+
+    async def _renew(self) -> None:
+        before, asked_at = list(self._held.values()), time.monotonic()
+        self._unsure = False
+        renewals = await self._store.write(None, lambda tx: tx.work.renew(self.node, lease_s=self._lease_s))
+        self._renewed_at = asked_at
+        interrupted = {(each.kind, each.key, each.token): each.interrupted for each in renewals}
+        for held, task in before:
+            lease = held.lease
+            if (lease.item.kind, lease.item.key, lease.token) not in interrupted:
+                if not held.settled:
+                    task.cancel()
                 continue
-            interrupted = {(each.kind, each.key, each.token): each.interrupted for each in renewals}
-            for held, task in before:
-                lease = held.lease
-                if (lease.item.kind, lease.item.key, lease.token) not in interrupted:
-                    if not held.settled:
-                        task.cancel()
-                    continue
-                held.extend(asked_at + self._lease_s)
-                if interrupted[lease.item.kind, lease.item.key, lease.token]:
-                    held.interrupted.set()
-            await self._release_unknown(renewals)
+            held.extend(asked_at + self._lease_s)
+            if interrupted[lease.item.kind, lease.item.key, lease.token]:
+                held.interrupted.set()
+        await self._release_unknown(renewals)
 
     async def _release_unknown(self, renewals: list[Renewal]) -> None:
         """Gives back leases of this node that nobody here works on: the answer to their claim never arrived."""
         held = {(key, held.lease.token) for key, (held, _) in self._held.items()}
         for each in renewals:
             is_known = ((each.kind, each.key), each.token) in held or each.token in self._promised
-            if not is_known and not self._claiming:
+            if is_known:
+                continue
+            if self._claiming:
+                # It may be known in a moment.
+                self._unsure = True
+            else:
                 log.warning("lease_unknown", kind=each.kind, key=each.key)
-                with suppress(ThreadkeepError):
+                try:
                     await self._store.write(
                         None, lambda tx, each=each: tx.work.release(each.kind, each.key, each.token)
                     )
+                except ThreadkeepError:
+                    self._unsure = True

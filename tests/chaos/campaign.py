@@ -88,8 +88,7 @@ class Report:
             "  " + ", ".join(f"{kind} {self.count(kind)}" for kind in ("lost", "duplicated", "wrong", "stuck")),
             f"  takeover: {took} (lease {LEASE_S:g} s)",
         ]
-        if self.faults:
-            lines += ["  what was struck:", *(f"    {blow}" for blow in self.blows)]
+        lines += ["  what was struck:", *(f"    {blow}" for blow in self.blows)]
         by_object: dict[str, list[Fault]] = {}
         for fault in self.faults:
             by_object.setdefault(fault.about, []).append(fault)
@@ -229,9 +228,21 @@ class _Campaign:
             if seen is not None:
                 for run in thread.runs.values():
                     report.faults += check_prompts(run, self._model.asked(run.token), thread.messages)
+            await self._until_nobody_listens(thread)
         await self._reckon_files(client, balancer)
         gone = {id(each) for thread in client.threads if thread.deleted is not None for each in _within(thread)}
         return sum(_writes(record) for record in _records(client) if id(record) not in gone)
+
+    async def _until_nobody_listens(self, thread: ThreadRecord) -> None:
+        """A run that has ended, wherever that was, has no call to its model left, on whatever node."""
+        until = time.monotonic() + PATIENCE_S
+        for run in thread.runs.values():
+            while listeners := self._model.still_asked(run.token):
+                if time.monotonic() >= until:
+                    words = f"the run has ended, and {listeners} still listen to its model"
+                    self._report.faults.append(Fault("stuck", run.token, words))
+                    return
+                await asyncio.sleep(0.1)
 
     async def _reckon_files(self, client: Client, balancer: Balancer) -> None:
         report, chance = self._report, client.chance

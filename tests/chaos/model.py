@@ -51,6 +51,11 @@ class Model(ScriptedUpstream):
             if request.aborted or not request.has_ended
         ]
 
+    def still_asked(self, token: str) -> list[str]:
+        """The nodes that listen to an answer in this run at the moment."""
+        with self._writing:
+            return [asked.node for asked, request in self._asked.get(token, []) if not request.has_ended]
+
     def entry_for(self, request: Received) -> list[Step]:
         messages: list[Any] = request.body["messages"]
         said = next((_text(each) for each in messages if each["role"] in ("system", "developer")), "")

@@ -18,7 +18,7 @@ def test_a_node_on_sqlite_loses_and_doubles_nothing_whatever_happens_to_it(tmp_p
     report = run_campaign(Terms("sqlite", seed=6, rounds=len(ON_SQLITE), clients=6, blows=ON_SQLITE), tmp_path)
 
     assert report.faults == [], f"\n{report}"
-    assert report.checked > 100, f"\n{report}"
+    assert report.checked > 30, f"\n{report}"
 
 
 @pytest.mark.timeout(600)
@@ -29,4 +29,4 @@ def test_nodes_on_postgres_lose_and_double_nothing_whatever_happens_to_them(
     report = run_campaign(Terms("postgres", seed=6, rounds=len(ON_POSTGRES), clients=6, blows=ON_POSTGRES), tmp_path)
 
     assert report.faults == [], f"\n{report}"
-    assert report.checked > 100, f"\n{report}"
+    assert report.checked > 30, f"\n{report}"

@@ -145,6 +145,39 @@ def test_readers_are_told_where_the_answer_will_be_when_the_grace_period_is_over
         assert server.wait() == 0
 
 
+def test_a_stream_begun_while_the_only_node_drains_ends_without_waiting_for_the_grace_period(tmp_path: Path) -> None:
+    with serving("--grace-seconds", "600", "--code-interpreter", "off", folder=tmp_path) as server:
+        beta = OpenAI(base_url=f"{server.url}/v1", api_key="any").beta
+        assistant = beta.assistants.create(model="offline")
+        body = json.dumps({"assistant_id": assistant.id, "stream": True}).encode()
+        head = f"POST /v1/threads/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n".encode()
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            # A request that has begun keeps its connection.
+            connection.sendall(head)
+            assert get(f"{server.url}/health/live").status == 200
+            server.terminate()
+            until_refused(port)
+            connection.sendall(b"Authorization: Bearer any\r\nContent-Type: application/json\r\n\r\n" + body)
+            heard = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert server.wait() == 0
+
+    assert b"event: thread.run.queued" in heard
+    assert b"The server is shutting down." in heard
+
+
+def until_refused(port: int) -> None:
+    """Until nobody listens there any more."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=60).close()
+        except ConnectionError:
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_on_postgresql_the_screen_names_the_database_and_commands_work_beside_the_server(
     tmp_path: Path, postgres_database: Database
 ) -> None:

@@ -1,6 +1,7 @@
 """PostgreSQL that goes away, comes back, hangs, or cannot let two transactions pass each other."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -214,6 +215,44 @@ async def test_server_that_hangs_altogether_is_told_in_time(
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
         await store.close()
+
+
+async def test_thread_that_hangs_for_a_caller_who_has_gone_is_freed(postgres_database: Database) -> None:
+    store = await open_store(postgres_database.url, postgres_database.data_dir, connections=1)
+    frozen = await store.read(None, backend)
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        engine = store.engine
+        assert isinstance(engine, PostgresEngine)
+        gone = asyncio.create_task(store.read(None, ask))
+        async with asyncio.timeout(PATIENCE_S):
+            while engine._seats[0].job is None:  # noqa: ASYNC110 - a thread sets it
+                await asyncio.sleep(0.01)
+            gone.cancel()
+            while True:
+                with contextlib.suppress(Unavailable):
+                    await store.read(None, ask)
+                    break
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+        await store.close()
+
+
+async def test_store_closes_though_the_server_says_nothing(
+    own_server: PostgresServer, postgres_database: Database
+) -> None:
+    store = await open_store(own_server.create_database(), postgres_database.data_dir, connections=2)
+    await store.write(None, lambda tx: ask(tx))
+    frozen = [await store.read(None, backend) for _ in range(10)]
+    processes = {own_server.pid, *frozen}
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await store.close()
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_url_of_a_database_that_is_away_is_told(own_server: PostgresServer, postgres_database: Database) -> None:

@@ -1,6 +1,7 @@
 """Tenants never meet: not by id, not by search, not by a method that somebody adds later."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -257,6 +258,8 @@ EMPTY: dict[str, Attempt] = {
     "uploads.delete_parts": lambda tx, o: tx.uploads.delete_parts(o.upload.id),
     "threads.find": lambda tx, o: tx.threads.find(o.thread.id),
     "threads.delete": lambda tx, o: tx.threads.delete(o.thread.id),
+    "threads.idle": lambda tx, o: tx.threads.idle(time.time() + 60, after=o.thread.id[:-1])[1],
+    "threads.is_idle": lambda tx, o: tx.threads.is_idle(o.thread.id, time.time() + 60),
     "threads.naming": lambda tx, o: tx.threads.naming(o.thread.id),
     "threads.list": lambda tx, o: tx.threads.list(ListQuery(), {}, None).data,
     "messages.delete": lambda tx, o: tx.messages.delete(o.thread.id, o.message.id),

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from threadkeep.upstream.chat import ChatChunk, ChatRequest, FinishReason, ToolCallDelta, Usage, UserMessage
+from threadkeep.upstream.client import ChatCompletionsUpstream
 from threadkeep.upstream.config import UpstreamConfig
 from threadkeep.upstream.scripted import ScriptedUpstream
 from threadkeep.upstream.upstreams import Upstream, Upstreams
@@ -70,12 +71,12 @@ async def ask(upstream: Upstream, request: ChatRequest | None = None, *, deadlin
 
 
 @asynccontextmanager
-async def connected(scripted: ScriptedUpstream, **settings: Any) -> AsyncGenerator[Upstream]:
+async def connected(scripted: ScriptedUpstream, **settings: Any) -> AsyncGenerator[ChatCompletionsUpstream]:
     """The scripted server as a configured upstream."""
     every: dict[str, Any] = {"name": "scripted", "url": scripted.url, **settings}
     config = UpstreamConfig(**every)
     upstreams = Upstreams([config])
     try:
-        yield upstreams.for_model("m")
+        yield upstreams.configured[0]
     finally:
         await upstreams.close()

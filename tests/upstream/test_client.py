@@ -46,6 +46,7 @@ from threadkeep.upstream.scripted import (
     Say,
     ScriptedUpstream,
     Status,
+    Step,
     Think,
     Usage,
     Whole,
@@ -293,7 +294,52 @@ async def test_attempts_are_bounded() -> None:
         assert len(server.requests) == 3
 
 
-async def test_nothing_is_tried_again_after_the_first_byte() -> None:
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        [Raw(b": busy\n\n")],
+        [Chunk({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})],
+        [Think("hm")],
+        [Say("<think>hm")],
+    ],
+)
+async def test_an_answer_that_is_cut_before_any_of_it_could_be_shown_is_asked_for_again(unseen: list[Step]) -> None:
+    async with ScriptedUpstream([[*unseen, Cut()], [Say("ok")]]) as server, connected(server) as up:
+        assert (await ask(up)).text == "ok"
+
+
+@pytest.mark.parametrize("code", [429, 502])
+async def test_an_error_instead_of_the_first_chunk_is_tried_again_if_it_may_pass(code: int) -> None:
+    error = Chunk({"error": {"message": "Provider returned error", "code": code}})
+    async with ScriptedUpstream([error, Say("ok")]) as server, connected(server) as up:
+        assert (await ask(up)).text == "ok"
+
+
+@pytest.mark.parametrize("code", [401, 404, "invalid_request_error", "insufficient_quota"])
+async def test_an_error_instead_of_the_first_chunk_that_will_not_pass_is_not_tried_again(code: int | str) -> None:
+    error = Chunk({"error": {"message": "No.", "code": code}})
+    async with ScriptedUpstream([error, Say("ok")]) as server, connected(server) as up:
+        with pytest.raises(UpstreamFailed):
+            await ask(up)
+        assert len(server.requests) == 1
+
+
+async def test_answers_that_are_cut_again_and_again_are_given_up() -> None:
+    cut: Entry = [Think("hm"), Cut()]
+    async with ScriptedUpstream([cut], repeat=True) as server, connected(server, max_retries=1) as up:
+        with pytest.raises(UpstreamFailed, match="before its answer was complete"):
+            await ask(up)
+        assert len(server.requests) == 2
+
+
+async def test_an_answer_that_is_cut_behind_its_finish_reason_is_whole() -> None:
+    finish = Chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    async with ScriptedUpstream([[Say("a"), finish, Cut()]]) as server, connected(server) as up:
+        answer = await ask(up)
+    assert (answer.text, answer.finish, answer.finishes) == ("a", "stop", 1)
+
+
+async def test_nothing_is_tried_again_once_something_was_shown() -> None:
     async with ScriptedUpstream([[Say("a"), Cut()], Say("b")]) as server, connected(server) as up:
         with pytest.raises(UpstreamFailed, match="before its answer was complete"):
             await ask(up)
@@ -314,6 +360,13 @@ async def test_retry_after_may_be_a_date() -> None:
         began = time.monotonic()
         await ask(up)
         assert time.monotonic() - began >= 1
+
+
+@pytest.mark.parametrize("value", ["soon", "nan", "inf", "-3", "", "Wed, 99 Nov 2026 25:00:00 GMT"])
+async def test_a_retry_after_that_makes_no_sense_is_none(value: str) -> None:
+    script = [Status(503, headers={"retry-after": value, "retry-after-ms": value}), Say("ok")]
+    async with ScriptedUpstream(script) as server, connected(server) as up:
+        assert (await ask(up)).text == "ok"
 
 
 async def test_a_wait_beyond_the_total_is_not_begun_and_is_told() -> None:

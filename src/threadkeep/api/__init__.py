@@ -6,7 +6,7 @@ endpoint in its noun's file -> answers (encoded once) or event_stream.
 
 from threadkeep.api.auth import Authenticator
 from threadkeep.api.call import Context, HealthPart, Limits
-from threadkeep.api.health import accepting, code_interpreter
+from threadkeep.api.health import accepting, code_interpreter, upstreams
 from threadkeep.api.routes import build
 
-__all__ = ["Authenticator", "Context", "HealthPart", "Limits", "accepting", "build", "code_interpreter"]
+__all__ = ["Authenticator", "Context", "HealthPart", "Limits", "accepting", "build", "code_interpreter", "upstreams"]

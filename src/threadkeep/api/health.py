@@ -93,3 +93,15 @@ def code_interpreter(state: Callable[[], State], *, is_needed: bool) -> HealthPa
                 return PartState(status="ok", reason=None)
 
     return HealthPart("code_interpreter", check)
+
+
+def upstreams(troubles: Callable[[], list[str]]) -> HealthPart:
+    """The model servers: off while some of them are left alone because they fail. The server is ready without: others
+    may answer, and those that fail are asked again soon."""
+
+    async def check() -> PartState:
+        if said := troubles():
+            return PartState(status="off", reason="; ".join(said))
+        return PartState(status="ok", reason=None)
+
+    return HealthPart("upstreams", check)

@@ -112,9 +112,12 @@ class UpstreamFailed(ThreadkeepError):
         message: str,
         *,
         context_exceeded: bool = False,
+        may_pass: bool = False,
     ) -> None:
         super().__init__(message)
         self.code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"] = code
+        # The same may succeed if it is asked again soon.
+        self.may_pass = may_pass
         # The prompt was longer than the model's window: a shorter prompt may succeed.
         self.context_exceeded = context_exceeded
 

@@ -39,6 +39,11 @@ def id_after(prefix: Prefix, last: str | None) -> str:
     return _with_prefix(prefix, value)
 
 
+def first_id(prefix: Prefix, at: float) -> str:
+    """Sorts before every id made at that moment, in unix seconds, or later, and after those made before."""
+    return _with_prefix(prefix, int(max(0.0, at) * 1000) << _RANDOM_BITS)
+
+
 def created_at() -> int:
     """The time now as the contract writes it: unix seconds."""
     return int(time.time())

@@ -24,6 +24,7 @@ from threadkeep.contract.ids import new_id
 from threadkeep.contract.run_steps import (
     CodeInterpreterToolCall,
     CodeOutputImage,
+    FileSearchToolCall,
     FunctionToolCall,
     MessageCreationDetails,
     RunStep,
@@ -37,6 +38,7 @@ from threadkeep.runs.annotations import Annotator
 from threadkeep.runs.follow import EventLog
 from threadkeep.runs.journal import Journal
 from threadkeep.runs.moves import total
+from threadkeep.runs.patience import Patience
 from threadkeep.runs.prompt import Prompt, TokenLimitReached
 from threadkeep.runs.reply import ArgumentsAdded, CallStarted, RefusalAdded, Reply, TextAdded
 from threadkeep.runs.streams import SHUTTING_DOWN, THREAD_DELETED, Streams
@@ -60,6 +62,7 @@ _MAX_SHORTENINGS: Final = 6
 
 # What the stream of a run is told that does not end here.
 _WENT_ON_ELSEWHERE: Final = "The run is not executed here any more. Join its stream again, or poll it, for the answer."
+_ENDLESS: Final = "The model's answer did not end: it was stopped when it was longer than any answer is."
 _FAILED_HERE: Final = "The server had an error processing your request."
 
 SOMETHING_WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
@@ -109,6 +112,10 @@ class Execution:
             except LeaseLost:
                 journal.events.close(await self._why_lost(journal))
                 raise
+            except Unavailable:
+                # The database stayed away for as long as the run had. Who comes first when it is back ends the run.
+                journal.events.close(_WENT_ON_ELSEWHERE)
+                raise
             except BaseException:
                 journal.events.close(_FAILED_HERE)
                 raise
@@ -126,7 +133,7 @@ class Execution:
             followed = None if isinstance(prepared, Prepared) else tx.work.followed(item.kind, item.key)
             return tx.runs.get(thread_id, item.key), tx.steps.all(item.key), followed
 
-        run, steps, followed = await self._store.read(item.project, read)
+        run, steps, followed = await Patience(None)(lambda _: self._store.read(item.project, read))
         if isinstance(prepared, Prepared):
             events = prepared.events
         else:
@@ -135,6 +142,7 @@ class Execution:
 
     async def _hand_over(self, held: Held, journal: Journal) -> None:
         """The server stops, or the lease is gone: another node goes on from what is stored."""
+        journal.patience.end()
         await journal.idle()
         if held.settled:
             journal.events.close()
@@ -186,6 +194,10 @@ class Execution:
         except IllegalMove:
             # Somebody moved the run first: the table lets that only be a cancel.
             turn_ended = False
+        except asyncio.CancelledError:
+            # Whoever must stop does not wait for the database to come back.
+            journal.patience.end()
+            raise
         finally:
             turn.cancel()
             interrupted.cancel()
@@ -203,7 +215,8 @@ class Execution:
             # The prompt is read and the model asked while the store writes that the run began.
             beginning = asyncio.create_task(journal.begin())
             try:
-                toolbox = await self._tools.of(CallContext(journal.project, journal.run, journal.write))
+                context = CallContext(journal.project, journal.run, journal.write)
+                toolbox = await journal.patience(lambda _: self._tools.of(context))
                 if await self._take_up_calls(journal, toolbox, beginning):
                     return
                 while await self._turn(journal, toolbox, beginning):
@@ -213,7 +226,8 @@ class Execution:
         except TokenLimitReached as limit:
             await journal.end("incomplete", incomplete_details=RunIncompleteDetails(reason=limit.limit))
         except UpstreamFailed as failure:
-            log.warning("upstream_failed", error=failure, code=failure.code)
+            # Without where in the program it came up: a server that is away fails many runs, each for the same reason.
+            log.warning("upstream_failed", cause=failure.message, code=failure.code)
             await journal.end("failed", last_error=LastError(code=failure.code, message=failure.message))
         except ToolFailed as failure:
             log.warning("tool_failed", error=failure)
@@ -253,7 +267,12 @@ class Execution:
         """
 
         async def call(index: int, asked: HostedToolCall) -> None:
-            journal.answer(index, await toolbox.call(index, asked, journal.tell))
+            if isinstance(asked, FileSearchToolCall):
+                # It changes nothing, and tells nothing before it has found something.
+                answered = await journal.patience(lambda _: toolbox.call(index, asked, journal.tell))
+            else:
+                answered = await toolbox.call(index, asked, journal.tell)
+            journal.answer(index, answered)
 
         if journal.writes_message:
             await journal.close_message()
@@ -280,7 +299,7 @@ class Execution:
         budget = _budget(run, upstream, used)
         for _ in range(_MAX_SHORTENINGS):
             prompt = await self._prompt(journal, toolbox, budget)
-            messages = await self._with_images(prompt, run, upstream)
+            messages = await journal.patience(lambda _, prompt=prompt: self._with_images(prompt, run, upstream))
             request = prompts.request(run, prompt, messages, toolbox, max_completion_tokens=room)
             try:
                 return await self._listen(journal, upstream, request, prompt, toolbox, beginning)
@@ -295,11 +314,10 @@ class Execution:
 
     async def _prompt(self, journal: Journal, toolbox: Toolbox, budget: int) -> Prompt:
         run = journal.run
-        return await self._store.read(
-            journal.project,
+        return await journal.read(
             lambda tx: prompts.build(
                 tx, run, journal.steps, toolbox, budget=budget, hard_limit=run.max_prompt_tokens is not None
-            ),
+            )
         )
 
     async def _with_images(self, prompt: Prompt, run: Run, upstream: Upstream) -> list[ChatMessage]:
@@ -314,7 +332,7 @@ class Execution:
 
     async def _open_message(self, journal: Journal, toolbox: Toolbox) -> None:
         """A message, which begins with the pictures that were shown since the last one."""
-        marks = await toolbox.marks(journal.steps)
+        marks = await journal.patience(lambda _: toolbox.marks(journal.steps))
         annotator = Annotator(marks.links, marks.citations) if marks.links or marks.citations else None
         await journal.open_message(_pictures_to_show(journal.steps), annotator)
 
@@ -350,6 +368,8 @@ class Execution:
                             case ArgumentsAdded(index, arguments):
                                 journal.add_arguments(index, arguments)
                 journal.publish()
+                if reply.is_endless:
+                    raise UpstreamFailed("server_error", _ENDLESS)
         await beginning
         journal.finish_calls()
         if not reply.calls and not journal.writes_message:

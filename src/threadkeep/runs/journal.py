@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from threadkeep.contract.errors import LeaseLost, NotFound
+from threadkeep.contract.errors import LeaseLost, NotFound, Unavailable
 from threadkeep.contract.events import MESSAGE_EVENTS, RUN_EVENTS, STEP_EVENTS, Event
 from threadkeep.contract.ids import created_at, id_after
 from threadkeep.contract.messages import (
@@ -54,7 +54,9 @@ from threadkeep.logs import Log
 from threadkeep.runs.annotations import Annotator
 from threadkeep.runs.follow import EventLog
 from threadkeep.runs.moves import NO_USAGE, advance
+from threadkeep.runs.patience import Patience
 from threadkeep.runs.reply import Draft, RefusalAdded, TextAdded
+from threadkeep.storage.engine import InDoubt
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.tools.toolbox import Reading
 from threadkeep.worker import Held
@@ -116,13 +118,26 @@ _STEP_STAMPS: Final[dict[StepStatus, str]] = {
 
 
 class Journal:
-    """Writes one run under one lease. Used by one task; what it says is final once awaited."""
+    """Writes one run under one lease. Used by one task; what it says is final once awaited.
 
-    def __init__(self, store: Store, held: Held, lease_s: float, run: Run, steps: list[RunStep], events: EventLog):
+    While the database is away whatever it writes waits, until ``patience`` is over.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        held: Held,
+        lease_s: float,
+        run: Run,
+        steps: list[RunStep],
+        events: EventLog,
+        patience: Patience | None = None,
+    ):
         self.run = run
         # Oldest first, as stored.
         self.steps = steps
         self.events = events
+        self.patience = patience or Patience(run.expires_at)
         self._store = store
         self._held = held
         self._lease_s = lease_s
@@ -381,8 +396,12 @@ class Journal:
 
     async def reread(self) -> None:
         """Takes up what others wrote to the run: a cancel."""
-        run, item = self.run, self._held.lease.item
-        self.run = await self._store.read(item.project, lambda tx: tx.runs.get(run.thread_id, run.id))
+        run = self.run
+        self.run = await self.read(lambda tx: tx.runs.get(run.thread_id, run.id))
+
+    async def read(self, fn: Callable[[Transaction], T]) -> T:
+        """What ``fn`` finds in the run's project."""
+        return await self.patience(lambda _: self._store.read(self.project, fn))
 
     async def idle(self) -> None:
         """Returns when no milestone is on its way. One whose asker was cancelled may still have settled the run."""
@@ -418,15 +437,13 @@ class Journal:
         async with self._writing:
             if self._held.settled:
                 raise LeaseLost(item.kind, item.key)
-            asked_at = time.monotonic()
             # Ahead of the commit: a renewal that runs between the commit and its answer finds no such lease.
             self._held.settled = settles
             try:
-                telling = await self._store.write(item.project, fenced)
+                telling = await self._stored(fenced)
             except BaseException:
                 self._held.settled = False
                 raise
-            self._held.extend(asked_at + self._lease_s)
             self._told = telling.begun
             for event in telling.events:
                 self._heed(event)
@@ -441,8 +458,20 @@ class Journal:
             tx.work.fence(item.kind, item.key, token, lease_s=self._lease_s)
             return change(tx)
 
-        asked_at = time.monotonic()
-        written = await self._store.write(item.project, fenced)
+        return await self._stored(fenced)
+
+    async def _stored(self, fenced: Callable[[Transaction], T]) -> T:
+        """What ``fenced`` returns once it is committed; the lease is extended then."""
+        asked_at = 0.0
+
+        async def attempt(away: Unavailable | None) -> T:
+            nonlocal asked_at
+            # What is in doubt may have been written, and have renewed the lease, when it was first asked for.
+            if not isinstance(away, InDoubt):
+                asked_at = time.monotonic()
+            return await self._store.write(self.project, fenced, after=away)
+
+        written = await self.patience(attempt)
         self._held.extend(asked_at + self._lease_s)
         return written
 

@@ -156,8 +156,8 @@ class Runs:
         async def commit_and_interrupt() -> Run:
             try:
                 run, leased = await self._store.write(project, write)
-            except BaseException:
-                self._worker.decline(terms)
+            except BaseException as error:
+                self._worker.decline(terms, after=error)
                 raise
             if terms is not None and leased:
                 self._worker.adopt(_lease(project, run, terms), None)
@@ -266,8 +266,8 @@ class Runs:
 
         try:
             run, begun, leased = await self._store.write(project, with_work)
-        except BaseException:
-            self._worker.decline(terms)
+        except BaseException as error:
+            self._worker.decline(terms, after=error)
             raise
         if begun is None:
             self._worker.decline(terms)

@@ -3,7 +3,7 @@
 Pure: fragments in, what is new out. It never sees the store or the stream.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from threadkeep.contract.messages import (
     Annotation,
@@ -51,6 +51,12 @@ class ArgumentsAdded(NamedTuple):
     arguments: str
 
 
+# Far more than a model writes in one answer, and little enough to hold for a run: characters, and the pieces and calls
+# that they come in. Each piece is an event that readers may still want.
+_MOST_CHARACTERS: Final = 16 * 1024 * 1024
+_MOST_PIECES: Final = 256 * 1024
+_MOST_CALLS: Final = 1024
+
 Addition = TextAdded | RefusalAdded | CallStarted | ArgumentsAdded
 
 
@@ -65,6 +71,12 @@ class Reply:
         self.usage: Usage | None = None
         # Characters so far, to estimate usage where the upstream does not count.
         self.length = 0
+        self._pieces = 0
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether it is longer than an answer can be: the model has lost itself, or means harm."""
+        return self.length > _MOST_CHARACTERS or self._pieces > _MOST_PIECES or self.calls > _MOST_CALLS
 
     def feed(self, chunk: ChatChunk) -> list[Addition]:
         """What ``chunk`` adds. Only the first choice exists for a run."""
@@ -93,6 +105,7 @@ class Reply:
                         added.append(ArgumentsAdded(number, call.function.arguments))
             if choice.finish_reason is not None:
                 self.finish_reason = choice.finish_reason
+        self._pieces += len(added)
         return added
 
 

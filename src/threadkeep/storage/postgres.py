@@ -193,10 +193,21 @@ class PostgresEngine:
     def close(self) -> None:
         for _ in self._threads:
             self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
+        if not self._have_ended():
+            # They wait for a server that says nothing, and nobody waits for what it would say.
+            for seat in self._seats:
+                if (connection := seat.connection) is not None:
+                    cut(connection.raw)
+            self._have_ended()
         if self._watch is not None:
             self._watch.cancel()
+
+    def _have_ended(self) -> bool:
+        """Whether all threads have, within the time that the server may take to answer."""
+        until = time.monotonic() + ANSWER_WITHIN_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _put(self, job: Job, *, is_write: bool) -> None:
         if self._queue.qsize() >= MAX_WAITING:
@@ -211,17 +222,17 @@ class PostgresEngine:
         """While there are jobs: answers those whose time is up, and frees the threads that hang."""
         self._watch = None
         now = time.monotonic()
-        while self._due and (self._due[0].future.done() or self._due[0].deadline <= now):
+        # One whose caller has gone is still a thread's: it is over when that is done with it.
+        while self._due and (self._due[0].is_over or self._due[0].deadline <= now):
             job = self._due.popleft()
-            if job.future.done():
-                continue
             with self._telling:
                 if job.is_over:
                     continue
                 job.is_given_up = True
                 away = Unavailable() if job.doubt is None else InDoubt(job.doubt)
-            job.future.set_exception(away)
-            self._presence.gone(None)
+            if not job.future.done():
+                job.future.set_exception(away)
+                self._presence.gone(None)
             for seat in self._seats:
                 if seat.job is job and (connection := seat.connection) is not None:
                     cut(connection.raw)
@@ -232,7 +243,9 @@ class PostgresEngine:
         answers = self._answers
         while (taken := self._queue.get()) is not None:
             job, is_write = taken
-            if not job.future.done():
+            if job.future.done():
+                job.is_over = True
+            else:
                 seat.job = job
                 result, failure = None, None
                 try:

@@ -7,11 +7,12 @@ import msgspec
 import sqlalchemy as sa
 
 from threadkeep.contract.errors import not_found
+from threadkeep.contract.ids import first_id
 from threadkeep.contract.paging import ListQuery, Page, page_of
 from threadkeep.contract.threads import Thread
 from threadkeep.storage.paging import Listing, encode
 from threadkeep.storage.statements import PROJECT, Bound, Statement, Value, number, text
-from threadkeep.storage.tables import messages, thread_metadata, threads
+from threadkeep.storage.tables import ACTIVE_RUN, messages, runs, thread_metadata, threads
 from threadkeep.storage.words import HasWords, Unindexed, words_of
 
 _decoder = msgspec.json.Decoder(Thread)
@@ -31,6 +32,27 @@ NAMING = Statement(
     .order_by(threads.c.id)
     .limit(number("limit"))
 )
+_is_idle = sa.and_(
+    threads.c.id < text("before_thread"),
+    ~sa.exists().where(
+        messages.c.project_id == PROJECT,
+        messages.c.thread_id == threads.c.id,
+        messages.c.id >= text("before_message"),
+    ),
+    ~sa.exists().where(
+        runs.c.project_id == PROJECT,
+        runs.c.thread_id == threads.c.id,
+        sa.or_(runs.c.id >= text("before_run"), ACTIVE_RUN),
+    ),
+)
+# Those looked at are limited, not those found: where none is idle, nobody looks at a million of them in one statement.
+IDLE = Statement(
+    sa.select(threads.c.id, _is_idle)
+    .where(threads.c.project_id == PROJECT, threads.c.id > text("after"), threads.c.id < text("before_thread"))
+    .order_by(threads.c.id)
+    .limit(number("limit"))
+)
+IS_IDLE = Statement(sa.select(threads.c.id).where(*_one, _is_idle))
 DELETE = Statement(sa.delete(threads).where(*_one))
 INSERT_PAIR = Statement(
     sa.insert(thread_metadata).values(project_id=PROJECT, thread_id=text("id_"), key=text("key"), value=text("value"))
@@ -106,6 +128,17 @@ class Threads:
         """Ids, in order from ``after`` on, of those that name the file somewhere."""
         return [row[0] for row in self._bound.rows(NAMING, pattern=f'%"{file_id}"%', after=after, limit=limit)]
 
+    def idle(self, before: float, *, after: str = "", limit: int = 500) -> tuple[str | None, builtins.list[str]]:
+        """Of the next threads behind ``after``, those in which nothing has happened since ``before``, in unix seconds:
+        neither the thread nor a message nor a run was made, and no run is active. First, behind which thread to go on;
+        None: there are no more.
+        """
+        rows = self._bound.rows(IDLE, after=after, limit=limit, **_before(before))
+        return rows[-1][0] if len(rows) == limit else None, [row[0] for row in rows if row[1]]
+
+    def is_idle(self, thread_id: str, before: float) -> bool:
+        return self._bound.row(IS_IDLE, id_=thread_id, **_before(before)) is not None
+
     def delete(self, thread_id: str) -> bool:
         """Whether there was such a thread. Its messages, runs, steps and work go with it."""
         return self._bound.run(DELETE, id_=thread_id) > 0
@@ -128,3 +161,11 @@ class Threads:
     def _insert_pairs(self, thread: Thread) -> None:
         for key, value in thread.metadata.items():
             self._bound.run(INSERT_PAIR, id_=thread.id, key=key, value=value)
+
+
+def _before(before: float) -> dict[str, Value]:
+    return {
+        "before_thread": first_id("thread", before),
+        "before_message": first_id("msg", before),
+        "before_run": first_id("run", before),
+    }

@@ -71,6 +71,9 @@ class Renewal(NamedTuple):
     interrupted: bool
 
 
+# Longer than the clock has run.
+_FOR_EVER_MS: Final = 10**15
+
 _now = NowMs()
 _one = (work.c.kind == text("kind_"), work.c.key == text("key_"))
 _held = (*_one, work.c.lease_token == text("token"))
@@ -142,12 +145,12 @@ TOUCH_LEASING = Statement(sa.update(work).where(*_one, work.c.lease_token.is_(No
 INTERRUPT = Statement(sa.update(work).where(*_one).values(interrupted=sa.true(), due_at=_now))
 
 
-def _due(kinds: int, full: int | None) -> list[sa.ColumnElement[bool]]:
+def _due(kinds: int, full: int | None, spare_ms: sa.ColumnElement[int] | int = 0) -> list[sa.ColumnElement[bool]]:
     """Of so many kinds, held by nobody alive, and in none of so many lanes (None: in no lane at all), unless it is over
-    as soon as it is looked at."""
+    as soon as it is looked at. Leases that ran out less than ``spare_ms`` ago count as held."""
     due = [
         work.c.due_at <= _now,
-        sa.or_(work.c.lease_token.is_(None), work.c.lease_until < _now),
+        sa.or_(work.c.lease_token.is_(None), work.c.lease_until < _now - spare_ms),
         work.c.kind.in_([text(f"kind_{index}") for index in range(kinds)]),
     ]
     is_over = sa.or_(work.c.interrupted, work.c.overdue_at <= _now)
@@ -170,7 +173,7 @@ def claim_of(kinds: int, full: int | None) -> Statement:
     """The claim for so many kinds of work, so many lanes apart."""
     due = (
         sa.select(work.c.kind, work.c.key)
-        .where(*_due(kinds, full))
+        .where(*_due(kinds, full, spare_ms=number("spare_ms")))
         .order_by(work.c.due_at)
         .limit(number("limit"))
         # Nodes that claim at once pass over each other's rows. SQLite has no such clause and needs none.
@@ -249,18 +252,28 @@ class Work:
         self._connection.run(ENSURE, self._values(kind, key))
 
     def claim(
-        self, node: str, kinds: Sequence[str], limit: int, lease_s: float, *, full: Sequence[str] | None = ()
+        self,
+        node: str,
+        kinds: Sequence[str],
+        limit: int,
+        lease_s: float,
+        *,
+        full: Sequence[str] | None = (),
+        spares: bool = False,
     ) -> list[Lease]:
         """Leases to ``node`` what is due and held by nobody alive, the longest due first. Of the lanes that are
         ``full`` (None: all are, and whatever has no lane) only what was interrupted or is overdue: that is over as soon
         as it is looked at.
 
-        An attempt is counted only when a lease ran out: a claim in peace is none.
+        An attempt is counted only when a lease ran out: a claim in peace is none. ``spares``: leases that ran out are
+        left alone. Their holders may live, and renew them in a moment.
         """
         token = secrets.token_hex(16)
         rows = self._connection.rows(
             claim_of(len(kinds), None if full is None else len(full)),
-            _choice(kinds, full) | {"limit": limit} | _terms((token, node, lease_s)),
+            _choice(kinds, full)
+            | {"limit": limit, "spare_ms": _FOR_EVER_MS if spares else 0}
+            | _terms((token, node, lease_s)),
         )
         return [
             Lease(WorkItem(kind, key, project, thread, lane), token, attempts, until_ms, bool(interrupted))

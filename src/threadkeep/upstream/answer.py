@@ -31,6 +31,11 @@ class AnswerReader:
         # on the network's mood how much of a broken answer is seen.
         self.failure: UpstreamFailed | None = None
 
+    @property
+    def is_finished(self) -> bool:
+        """Its finish reason was read: but for the usage it is whole."""
+        return self._tidier.is_finished
+
     def take(self, read: bytes) -> list[ChatChunk]:
         """The chunks that this read completes; afterwards ``failure`` may be set. Raises ``EventTooLarge``."""
         chunks: list[ChatChunk] = []
@@ -66,7 +71,7 @@ class AnswerReader:
         if not self._tidier.has_begun:
             raise failures.broken(self._place, "sent an empty answer")
         if not self._tidier.is_finished and not self.is_done:
-            raise failures.broken(self._place, "closed the connection before its answer was complete")
+            raise failures.cut(self._place)
         return chunks + self._tidier.end()
 
     def take_whole(self, body: bytes) -> list[ChatChunk]:

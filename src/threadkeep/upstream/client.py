@@ -1,19 +1,23 @@
 """A Chat Completions server as an ``Upstream``.
 
-Before the first byte a failed call is repeated; after it, never: what was yielded was shown to somebody. Three clocks
-bound a call: connecting, the first byte, and the silence between two bytes. Leaving the iterator ends the request.
+Until something of its answer can be shown a failed call is repeated; after that, never. Three clocks bound a call:
+connecting, the first byte, and the silence between two bytes. Leaving the iterator ends the request. A server, or a
+model of it, that has failed for some time is left alone for a while, see ``breaker``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import random
 import re
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import cast
 
@@ -26,19 +30,23 @@ from threadkeep.contract.errors import UpstreamFailed
 from threadkeep.contract.models import Model
 from threadkeep.upstream import failures, quirks
 from threadkeep.upstream.answer import AnswerReader
+from threadkeep.upstream.breaker import Breaker
 from threadkeep.upstream.chat import AssistantMessage, ChatChunk, ChatRequest
 from threadkeep.upstream.config import UpstreamConfig
 from threadkeep.upstream.failures import Place
 from threadkeep.upstream.quirks import Quirk
 from threadkeep.upstream.sse import MAX_EVENT_BYTES, EventTooLarge
 
-_RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
+log = logging.getLogger(__name__)
+
 _LONGEST_ERROR_BODY = 64 * 1024
 _LONGEST_MODEL_LIST = 8 * 1024 * 1024
 _LONGEST_ANSWER = 64 * 1024 * 1024
 _MODEL_LIST_TIMEOUT_S = 5.0
 # How long the end of a complete answer is waited for, so that its connection can be used again.
 _TAIL_S = 0.05
+# What is told of a wait that no call waits for.
+_LONGEST_WAIT_S = 86_400.0
 # Lessons a single call may learn from refusals, and models we remember lessons of.
 _MOST_LESSONS = 6
 _MOST_REMEMBERED = 1000
@@ -87,6 +95,12 @@ class ChatCompletionsUpstream:
         )
         # What refusals taught, by the upstream's name of the model.
         self._learned: dict[str, Quirk] = {}
+        # Of the server, which knows whether it can be reached, and of those of its models that fail: one that crashes
+        # is not the others' fault.
+        self._breaker = Breaker()
+        self._failing: dict[str, Breaker] = {}
+        # How calls of runs came out: answered, refused, limited, failed, unreachable, silent, cut, spared.
+        self.outcomes: Counter[str] = Counter()
 
     def context_window(self, model: str) -> int:
         return self.config.window(model)
@@ -147,7 +161,7 @@ class ChatCompletionsUpstream:
             else:
                 wait_s = _retry_after_s(response.headers)
                 failure = failures.refused(place, response.status, said, wait_s)
-                if response.status not in _RETRIED or failure.context_exceeded:
+                if response.status not in failures.PASSING or failure.context_exceeded:
                     raise failure
                 if not _may_help(response, said.decode(errors="replace")):
                     raise failure
@@ -157,14 +171,52 @@ class ChatCompletionsUpstream:
             retries += 1
             await asyncio.sleep(pause_s)
 
+    @property
+    def troubles(self) -> list[str]:
+        """What is left alone at present, in words that name nothing but the upstream and its models."""
+        open_ones = [("", self._breaker), *((f" for '{model}'", breaker) for model, breaker in self._failing.items())]
+        return [
+            f"'{self.name}' has failed{which} for {breaker.failing_s:.0f} s, and is asked again in {breaker.wait_s:.0f}"
+            for which, breaker in open_ones
+            if breaker.is_open
+        ]
+
     async def stream(
         self, request: ChatRequest, *, deadline: float | None = None
     ) -> AsyncGenerator[list[ChatChunk], None]:
         model = self.config.name_there(request.model)
         place = self.place(model)
-        opened = await self._open(replace(request, model=model), place, deadline)
-        response, quirk, read = opened.response, opened.quirk, opened.first
-        answer = AnswerReader(place, thinks_aloud=quirk.thinks_aloud is not False, taken_ids=_call_ids(request))
+        request = replace(request, model=model)
+        attempts = _Attempts(self.config, deadline)
+        while True:
+            opened = await self._open(request, place, attempts)
+            has_shown = False
+            try:
+                async with aclosing(self._read(opened, request, place)) as reads:
+                    async for chunks in reads:
+                        if not has_shown and any(map(_shows, chunks)):
+                            has_shown = True
+                            self._answered(model, "answered")
+                        yield chunks
+            except UpstreamFailed as failure:
+                if has_shown:
+                    raise
+                if failure.code == "rate_limit_exceeded":
+                    self._answered(model, "limited")
+                else:
+                    self._failed(model, opened.began_at, "cut", failure)
+                if not failure.may_pass:
+                    raise
+                await attempts.pause(failure, None)
+            else:
+                if not has_shown:
+                    self._answered(model, "answered")
+                return
+
+    async def _read(self, opened: _Opened, request: ChatRequest, place: Place) -> AsyncGenerator[list[ChatChunk], None]:
+        """The chunks of one answer, as lists."""
+        response, read = opened.response, opened.first
+        answer = AnswerReader(place, thinks_aloud=opened.quirk.thinks_aloud is not False, taken_ids=_call_ids(request))
         silence = Silence(response, self.config.idle_timeout_s)
         at_end = False
         try:
@@ -194,9 +246,12 @@ class ChatCompletionsUpstream:
         except (aiohttp.ClientError, ConnectionError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and str(error) != "Connection closed.":
                 raise  # that text is aiohttp's, for a read after the connection has gone
+            if answer.is_finished:
+                return  # nothing is missing but the usage, perhaps
             if silence.has_expired:
+                # Not to be repeated: it has been at work all this time, and would be given the same again.
                 raise failures.silent(place, "sent nothing more of its answer", self.config.idle_timeout_s) from error
-            raise failures.broken(place, "closed the connection before its answer was complete") from error
+            raise failures.cut(place) from error
         finally:
             silence.stop()
             if at_end:
@@ -226,18 +281,16 @@ class ChatCompletionsUpstream:
             raise failures.unreachable(place, why(error)) from error
         return _listed(body, self.name)
 
-    async def _open(self, request: ChatRequest, place: Place, deadline: float | None) -> _Opened:
+    async def _open(self, request: ChatRequest, place: Place, attempts: _Attempts) -> _Opened:
         """Sends the request until the first byte of an answer is there, or nothing is left to try."""
         config, model = self.config, request.model
         quirk = self._known(model)
         sent = quirks.fit(request, quirk)
-        give_up = time.monotonic() + config.retry_total_s
-        if deadline is not None:
-            give_up = min(give_up, deadline)
-        retries = lessons = 0
+        lessons = 0
         while True:
             failure: UpstreamFailed
             wait_s: float | None
+            began_at = self._begin(place, model)
             try:
                 async with asyncio.timeout(config.first_byte_timeout_s):
                     response = await self.post(self._url(model, quirk, "chat/completions"), _encode(sent))
@@ -245,7 +298,7 @@ class ChatCompletionsUpstream:
                         if response.status == 200:
                             first = await response.content.readany()
                             if first:
-                                return _Opened(response, quirk, first)
+                                return _Opened(response, quirk, first, began_at)
                             body = b""
                         else:
                             body = await error_body(response)
@@ -255,21 +308,32 @@ class ChatCompletionsUpstream:
             except aiohttp.ConnectionTimeoutError:
                 failure = failures.unreachable(place, f"no connection within {config.connect_timeout_s:g} seconds")
                 wait_s = None
+                self._failed(None, began_at, "unreachable", failure)
             except TimeoutError:
                 # Not repeated: the upstream has been at work all this time, and would be given the same again.
-                raise failures.silent(place, "sent no answer", config.first_byte_timeout_s) from None
+                failure = failures.silent(place, "sent no answer", config.first_byte_timeout_s)
+                self._failed(model, began_at, "silent", failure)
+                raise failure from None
             except aiohttp.ClientSSLError as error:
-                raise failures.unreachable(place, why(error)) from error
+                failure = failures.unreachable(place, why(error))
+                self._failed(None, began_at, "unreachable", failure)
+                raise failure from error
             except (aiohttp.ClientError, OSError) as error:
                 failure = failures.unreachable(place, why(error))
                 # A kept connection that the server had closed meanwhile: a new one is made at once.
-                wait_s = 0.0 if isinstance(error, aiohttp.ServerDisconnectedError) and not retries else None
+                wait_s = None
+                if isinstance(error, aiohttp.ServerDisconnectedError) and not attempts.retries:
+                    wait_s = 0.0
+                else:
+                    refuses = isinstance(error, aiohttp.ClientConnectorError)
+                    self._failed(None if refuses else model, began_at, "unreachable", failure)
             else:
                 response.release()
                 status = response.status
                 wait_s = _retry_after_s(response.headers)
                 if status == 200:
-                    failure = failures.broken(place, "closed the connection before its answer began")
+                    failure = failures.cut(place, "its answer began")
+                    self._failed(model, began_at, "cut", failure)
                 else:
                     failure = failures.refused(place, status, body, wait_s)
                     text = body.decode(errors="replace")
@@ -280,14 +344,49 @@ class ChatCompletionsUpstream:
                         sent = quirks.fit(request, quirk)
                         self._remember(model, learned)
                         continue
-                    if status not in _RETRIED or failure.context_exceeded or not _may_help(response, text):
+                    if failure.code == "rate_limit_exceeded":
+                        self._answered(model, "limited")
+                    elif status in failures.PASSING and not failure.context_exceeded:
+                        self._failed(model, began_at, "failed", failure)
+                    else:
+                        self._answered(model, "refused")
+                    if status not in failures.PASSING or failure.context_exceeded or not _may_help(response, text):
                         raise failure
-            # Between half and all of 0.5, 1, 2, 4, 8 s: runs that failed together do not come back together.
-            pause_s = min(0.5 * 2**retries, 8.0) * random.uniform(0.5, 1.0) if wait_s is None else wait_s
-            if retries >= config.max_retries or time.monotonic() + pause_s > give_up:
-                raise failure
-            retries += 1
-            await asyncio.sleep(pause_s)
+            await attempts.pause(failure, wait_s)
+
+    def _begin(self, place: Place, model: str) -> float:
+        """A call is about to go; raises when the server or the model is left alone for the moment."""
+        breakers = [self._breaker]
+        if self._failing and (failing := self._failing.get(model)) is not None:
+            breakers.append(failing)
+        closed = max(breakers, key=lambda breaker: breaker.wait_s)
+        if wait_s := closed.wait_s:
+            self.outcomes["spared"] += 1
+            since = datetime.now(UTC) - timedelta(seconds=closed.failing_s)
+            raise failures.left_alone(place, since, wait_s, closed.reason)
+        return max([breaker.begin() for breaker in breakers])
+
+    def _failed(self, model: str | None, began_at: float, outcome: str, failure: UpstreamFailed) -> None:
+        """A call has failed; ``model``: by itself, else all the server's models would have."""
+        self.outcomes[outcome] += 1
+        breaker = self._breaker
+        if model is not None:
+            if model not in self._failing and len(self._failing) >= _MOST_REMEMBERED:
+                self._failing.pop(next(iter(self._failing)))
+            breaker = self._failing.setdefault(model, Breaker(began_at))
+        if breaker.failed(began_at, failures.told_plainly(failure)):
+            extra = {"action": "upstream_left_alone", "upstream": self.name, "model": model, "cause": breaker.reason}
+            log.warning("an upstream has failed for some time", extra=extra)
+
+    def _answered(self, model: str, outcome: str) -> None:
+        """The server and the model are there."""
+        self.outcomes[outcome] += 1
+        was_open = self._breaker.answered()
+        if self._failing and (failing := self._failing.pop(model, None)) is not None:
+            was_open = failing.is_open or was_open
+        if was_open:
+            extra = {"action": "upstream_back", "upstream": self.name, "model": model}
+            log.warning("an upstream answers again", extra=extra)
 
     def _known(self, model: str) -> Quirk:
         quirk = self._learned.get(model)
@@ -318,6 +417,34 @@ class _Opened(msgspec.Struct, frozen=True):
     response: aiohttp.ClientResponse
     quirk: Quirk
     first: bytes
+    began_at: float
+
+
+class _Attempts:
+    """How often one call is tried again, and until when."""
+
+    def __init__(self, config: UpstreamConfig, deadline: float | None) -> None:
+        self.retries = 0
+        self._most = config.max_retries
+        self._until = time.monotonic() + config.retry_total_s
+        if deadline is not None:
+            self._until = min(self._until, deadline)
+
+    async def pause(self, failure: UpstreamFailed, wait_s: float | None) -> None:
+        """Returns when it is time for another attempt, ``wait_s`` after this one if the server said so; raises
+        ``failure`` when there is to be none."""
+        if wait_s is None:
+            # Between half and all of 0.5, 1, 2, 4, 8 s: runs that failed together do not come back together.
+            wait_s = float(min(0.5 * 2.0**self.retries, 8.0) * random.uniform(0.5, 1.0))
+        if self.retries >= self._most or time.monotonic() + wait_s > self._until:
+            raise failure
+        self.retries += 1
+        await asyncio.sleep(wait_s)
+
+
+def _shows(chunk: ChatChunk) -> bool:
+    """Whether a reader sees anything of it."""
+    return any(choice.delta.content or choice.delta.refusal or choice.delta.tool_calls for choice in chunk.choices)
 
 
 class Silence:
@@ -454,17 +581,20 @@ def _call_ids(request: ChatRequest) -> set[str]:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """How long the server wants to be left alone: in milliseconds, in seconds, or until a date. None if it does not
+    say, or nothing that makes sense."""
+    seconds = math.nan
     with suppress(ValueError, KeyError):
-        return max(0.0, float(headers["retry-after-ms"]) / 1000)
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    with suppress(ValueError):
-        return max(0.0, float(value))
-    with suppress(ValueError):
-        at = parsedate_to_datetime(value)
-        return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-    return None
+        seconds = float(headers["retry-after-ms"]) / 1000
+    value = headers.get("retry-after", "")
+    if not math.isfinite(seconds):
+        with suppress(ValueError):
+            seconds = float(value)
+    if not math.isfinite(seconds):
+        with suppress(ValueError, OverflowError):
+            at = parsedate_to_datetime(value)
+            seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(0.0, seconds), _LONGEST_WAIT_S) if math.isfinite(seconds) else None
 
 
 def _may_help(response: aiohttp.ClientResponse, body: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from datetime import datetime
 from typing import cast
 
 import msgspec
@@ -18,6 +19,9 @@ from threadkeep.contract.errors import UpstreamFailed
 SERVER_ERROR = "The server had an error processing your request"
 
 _LONGEST_QUOTE = 400
+
+# Statuses that the same request may not meet again; the others say what they will say again.
+PASSING = frozenset({408, 429, 500, 502, 503, 504, 529})
 
 _SECRETS = (
     (re.compile(r"\b(sk|rk|pk|gsk|xai|hf|nvapi|AIza)([-_])[\w*.\-]{6,}"), r"\1\2***"),
@@ -124,7 +128,8 @@ def refused(place: Place, status: int, body: bytes, retry_after_s: float | None)
             context_exceeded=True,
         )
     if status == 429 or error.code in ("rate_limit_exceeded", "insufficient_quota") or error.code == "429":
-        return rate_limited(place, said, retry_after_s)
+        # Waiting fills no empty account.
+        return rate_limited(place, said, retry_after_s, may_pass=b"insufficient_quota" not in body)
     if status in (401, 403):
         return UpstreamFailed(
             "server_error",
@@ -150,7 +155,8 @@ def refused(place: Place, status: int, body: bytes, retry_after_s: float | None)
             if said
             else f"The model server did not accept the request ({status}).",
         )
-    return UpstreamFailed("server_error", f"{SERVER_ERROR}: {place} answered {status}" + (f": {said}" if said else "."))
+    message = f"{SERVER_ERROR}: {place} answered {status}" + (f": {said}" if said else ".")
+    return UpstreamFailed("server_error", message, may_pass=status in PASSING)
 
 
 def failed_in_stream(place: Place, error: bytes) -> UpstreamFailed:
@@ -165,14 +171,14 @@ def failed_in_stream(place: Place, error: bytes) -> UpstreamFailed:
     return refused(place, status, error, None)
 
 
-def rate_limited(place: Place, said: str, retry_after_s: float | None) -> UpstreamFailed:
+def rate_limited(place: Place, said: str, retry_after_s: float | None, *, may_pass: bool = True) -> UpstreamFailed:
     message = f"Rate limit reached for {place.model}"
     message += f": {said}" if said else f" at {place}."
     if retry_after_s is not None and "try again in" not in message.lower():
         # Agency Swarm and others read the number out of these very words.
         seconds = f"{max(retry_after_s, 1):.0f}"
         message = f"{message.rstrip('. ')}. Please try again in {seconds} second{'' if seconds == '1' else 's'}."
-    return UpstreamFailed("rate_limit_exceeded", message)
+    return UpstreamFailed("rate_limit_exceeded", message, may_pass=may_pass)
 
 
 def unreachable(place: Place, why: str) -> UpstreamFailed:
@@ -180,6 +186,7 @@ def unreachable(place: Place, why: str) -> UpstreamFailed:
         "server_error",
         f"{SERVER_ERROR}: {place} could not be reached ({quote(why, place.secrets)}). Is it running, and is the "
         f"upstream's URL right?",
+        may_pass=True,
     )
 
 
@@ -187,9 +194,24 @@ def silent(place: Place, what: str, seconds: float) -> UpstreamFailed:
     return UpstreamFailed("server_error", f"{SERVER_ERROR}: {place} {what} within {seconds:g} seconds.")
 
 
-def broken(place: Place, why: str) -> UpstreamFailed:
+def broken(place: Place, why: str, *, may_pass: bool = False) -> UpstreamFailed:
     """The answer began and can't be used."""
-    return UpstreamFailed("server_error", f"{SERVER_ERROR}: {place} {quote(why, place.secrets)}.")
+    return UpstreamFailed("server_error", f"{SERVER_ERROR}: {place} {quote(why, place.secrets)}.", may_pass=may_pass)
+
+
+def cut(place: Place, what: str = "its answer was complete") -> UpstreamFailed:
+    """The connection ended too early."""
+    return broken(place, f"closed the connection before {what}", may_pass=True)
+
+
+def left_alone(place: Place, since: datetime, wait_s: float, last: str) -> UpstreamFailed:
+    """Not asked at all, because it has failed for some time. ``last``: how it failed the last time."""
+    seconds = max(1, -int(-wait_s // 1))
+    return UpstreamFailed(
+        "server_error",
+        f"{SERVER_ERROR}: {place} has failed since {since:%Y-%m-%d %H:%M:%S} UTC and is left alone for the moment. "
+        f"Please try again in {seconds} second{'' if seconds == 1 else 's'}. Last time: {last}",
+    )
 
 
 def quote(text: str, secrets: Collection[str]) -> str:

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # Long enough for a page that lists models and then looks at each; short enough to see a model pulled a moment ago.
 _LIST_KEPT_S = 5.0
+# What is told of those that fail, models and servers.
+_MOST_TROUBLES = 20
 
 
 class Upstream(Protocol):
@@ -74,6 +76,11 @@ class Upstreams:
     def configured_for(self, model: str) -> ChatCompletionsUpstream | None:
         """As ``for_model``, of those that are configured."""
         return next((upstream for upstream in self._configured if upstream.config.answers(model)), None)
+
+    @property
+    def troubles(self) -> list[str]:
+        """Which of them are left alone at present because they fail, in words; bounded."""
+        return [trouble for upstream in self._configured for trouble in upstream.troubles][:_MOST_TROUBLES]
 
     def configured_name(self, model: str) -> str | None:
         """Of the configured upstream that answers the model; None for the offline model, and where none does."""
