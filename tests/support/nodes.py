@@ -26,12 +26,15 @@ class Node:
         self.program.wait()
 
     def until_ended(self, run_path: str, patience_s: float = 60) -> str:
-        """The run's status, once it has ended or waits for its client."""
+        """The run's status, once it has ended or waits for its client. A database that is away is waited for."""
         deadline = time.monotonic() + patience_s
-        while (status := self.http.get(run_path).json()["status"]) in ("queued", "in_progress", "cancelling"):
+        while True:
+            answer = self.http.get(run_path)
+            status = "unknown" if answer.status_code == 503 else answer.json()["status"]
+            if status not in ("unknown", "queued", "in_progress", "cancelling"):
+                return status
             assert time.monotonic() < deadline, f"the run stays {status}"
             time.sleep(0.02)
-        return status
 
 
 @contextmanager
