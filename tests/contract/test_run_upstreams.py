@@ -2,8 +2,10 @@
 
 import json
 import socket
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx2
@@ -107,6 +109,7 @@ PASSING: dict[str, list[Entry]] = {
     "closed without an answer": [Cut(), Say("Hello")],
     "cut before its first word": [[Think("hm"), Cut()], Say("Hello")],
     "an error instead of the first chunk": [Chunk({"error": {"message": "Busy", "code": 503}}), Say("Hello")],
+    "an error for an answer": [Status(200, {"error": {"message": "Busy", "code": 503}}), Say("Hello")],
     "CRLF": [[LineEnds("\r\n"), Say("Hel", "lo")]],
     "CR": [[LineEnds("\r"), Say("Hel", "lo")]],
     "data on several lines": [[Raw(LINES)]],
@@ -318,6 +321,45 @@ def test_more_calls_in_one_answer_than_any_model_makes_are_an_answer_without_end
 
 
 # ---------------------------------------------------------------- a server that is away
+
+
+def test_a_server_that_refuses_connections_is_named_with_its_address(
+    tmp_path: Path, scripted_models: ScriptedModels
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    upstream = UpstreamConfig(name="away", url=f"http://127.0.0.1:{port}/v1", max_retries=1)
+    settings = Settings(data_dir=tmp_path, upstreams=(upstream,), grace_seconds=0)
+    with serving(settings) as server, Story(server, scripted_models) as story:
+        run = story.run_to_end(story.thread("Hi"))
+
+    assert (run["status"], run["last_error"]["code"]) == ("failed", "server_error")
+    assert f"the upstream 'away' at 127.0.0.1:{port} could not be reached" in run["last_error"]["message"]
+
+
+def test_a_run_whose_server_wants_to_be_left_alone_for_a_while_is_cancelled_at_once(told: Story) -> None:
+    told.model.says(Status(429, headers={"retry-after": "50"}))
+    thread = told.thread("Hi")
+    run = told.create_run(thread)
+    told.model.book.wait_for_requests(1)
+    began = time.monotonic()
+
+    told.post(f"{thread}/runs/{run['id']}/cancel")
+
+    assert told.until(f"{thread}/runs/{run['id']}")["status"] == "cancelled"
+    assert time.monotonic() - began < 30
+
+
+def test_a_run_does_not_wait_for_a_server_beyond_its_own_time(tmp_path: Path, scripted_models: ScriptedModels) -> None:
+    upstream = UpstreamConfig(name="scripted", url=scripted_models.url)
+    settings = Settings(data_dir=tmp_path, upstreams=(upstream,), grace_seconds=0, run_expires_seconds=20)
+    with serving(settings) as server, Story(server, scripted_models) as story:
+        story.model.says(Status(429, headers={"retry-after": "40"}))
+
+        run = story.run_to_end(story.thread("Hi"))
+
+    assert (run["status"], run["last_error"]["code"]) == ("failed", "rate_limit_exceeded")
+    assert "Please try again in 40 seconds." in run["last_error"]["message"]
 
 
 @contextmanager

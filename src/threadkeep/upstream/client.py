@@ -439,7 +439,8 @@ class _Attempts:
         if self.retries >= self._most or time.monotonic() + wait_s > self._until:
             raise failure
         self.retries += 1
-        await asyncio.sleep(wait_s)
+        # Those whom the server told the same time do not come back in the same moment either.
+        await asyncio.sleep(wait_s + random.uniform(0, min(wait_s / 10, 1.0)))
 
 
 def _shows(chunk: ChatChunk) -> bool:
