@@ -138,6 +138,7 @@ class Mirror(EventLog):
         self, notices: Notices, run_id: str, position: int, node: str, on_close: Callable[[EventLog], object]
     ) -> None:
         super().__init__(position, on_close)
+        self.is_followed = True
         self.run_id = run_id
         self.node = node
         self.token = secrets.token_hex(8)
@@ -190,6 +191,18 @@ class Mirror(EventLog):
         self._unacknowledged = 0
         self._notices.tell(_FOLLOW, self.run_id, _said(_Ask(self.token, self.last, anew)), to=self.node)
 
+    def doubt(self) -> None:
+        """The other node may not be there any more: if it says nothing, this log ends."""
+        doubted_at = time.monotonic()
+
+        def give_up() -> None:
+            if self._heard_at < doubted_at:
+                self.close(_SILENT)
+
+        self._asked_at = 0.0
+        self.ask(anew=True)
+        asyncio.get_running_loop().call_later(ANSWER_S, give_up)
+
     def hear(self, batch: _Batch, size: int) -> None:
         """Takes what is new; asks for what is missing."""
         if self.closed:
@@ -235,10 +248,11 @@ class _Sender:
         if asked.anew or (asked.after < self._sent and now - self._sent_at > RENEW_S / 2):
             self._sent, self._end_sent = self._start(asked.after), False
             self._on_its_way.clear()
-        elif now - self._sent_at > RENEW_S / 2:
+        sent_at = self._sent_at
+        self._send_some()
+        if self._sent_at == sent_at and (asked.anew or now - sent_at > RENEW_S / 2):
             # Nothing new: that the node is still there is worth a word.
             self._tell(self._sent, [])
-        self._send_some()
         self._asked.set()
 
     async def send(self) -> None:
@@ -330,7 +344,7 @@ class Streams:
         notices.on(_TOLD, self._hear_batch)
         notices.on(_WHO, self._hear_question)
         notices.on(_HAVE, self._hear_answer)
-        notices.on(_TAKEN, lambda _node, run_id, _body: self._wake(run_id))
+        notices.on(_TAKEN, self._hear_taken)
         notices.on_gap(self._ask_anew)
 
     def open(self, run_id: str, base: int = 0) -> EventLog:
@@ -348,6 +362,7 @@ class Streams:
         opened = self.open(run_id, base)
         # Its listener may be at the node that began it, and ask for it when it is over already.
         opened.is_followed = not self.is_alone
+        self._doubt(run_id, self._notices.node)
         self._notices.tell(_TAKEN, run_id)
         return opened
 
@@ -530,6 +545,16 @@ class Streams:
             if not mirror.is_open and mirror.begin(batch):
                 self._add(run_id, mirror)
             mirror.hear(batch, len(body))
+
+    def _hear_taken(self, node: str, run_id: str, _body: str) -> None:
+        self._doubt(run_id, node)
+        self._wake(run_id)
+
+    def _doubt(self, run_id: str, taken_by: str) -> None:
+        """The run goes on at ``taken_by``. Other nodes that we mirror it from may have died."""
+        for events in self._logs.get(run_id, ()):
+            if isinstance(events, Mirror) and not events.closed and events.node != taken_by:
+                events.doubt()
 
     def _ask_anew(self) -> None:
         for mirror in self._mirrors.values():
