@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from threadkeep import __version__, api
 from threadkeep.files import contents, files, uploads
 from threadkeep.logs import Log
+from threadkeep.metrics import STREAMS, Gauge, Lag, of_process
 from threadkeep.runs.execution import Execution
 from threadkeep.runs.follow import KIND
 from threadkeep.runs.idle_threads import KIND as IDLE_THREADS
@@ -130,6 +131,8 @@ async def open_server(
     async with AsyncExitStack() as parts:
         store = await open_store(settings.database_url, settings.data_dir, connections=settings.database_connections)
         parts.push_async_callback(store.close)
+        lag = Lag()
+        parts.callback(lag.close)
         notices = open_notices(settings.database_url, new_node())
         parts.push_async_callback(notices.close)
         blobs = await open_blobs(settings.blobs_url, settings.data_dir)
@@ -221,6 +224,7 @@ async def open_server(
                 api.upstreams(lambda: upstreams.troubles),
                 api.code_interpreter(lambda: sandbox.state, is_needed=settings.code_interpreter == "on"),
             ],
+            gauges=_gauges(store, worker, ingester, sandbox, lag),
             limits=api.Limits(
                 body_bytes=settings.max_request_bytes,
                 file_bytes=settings.max_file_bytes,
@@ -268,6 +272,41 @@ def _on_thread_deleted(notices: Notices, worker: Worker, sandbox: Sessions) -> C
 
     notices.on("thread.deleted", lambda _node, thread_id, project: end_here(project, thread_id))
     return end_everywhere
+
+
+def _gauges(store: Store, worker: Worker, ingester: Worker, sandbox: Sessions, lag: Lag) -> list[Gauge]:
+    return [
+        Gauge("threadkeep_info", "What runs.", lambda: {(__version__,): 1}, labels=("version",)),
+        Gauge(
+            "threadkeep_runs_held", "Runs that this node executes, and small work beside them.", lambda: worker.count
+        ),
+        Gauge(
+            "threadkeep_runs_waiting",
+            "Runs in the queue that no node executes, of the whole database: every node says the same.",
+            lambda: store.read(None, lambda tx: tx.work.waiting(KIND)),
+        ),
+        Gauge(
+            "threadkeep_upstream_runs_held",
+            "Runs that this node executes, by the upstream that answers them.",
+            lambda: {(lane,): count for lane, count in worker.lanes.held.items()},
+            labels=("upstream",),
+        ),
+        Gauge(
+            "threadkeep_files_held",
+            "Files that this node takes in, and small work beside them.",
+            lambda: ingester.count,
+        ),
+        Gauge("threadkeep_streams_open", "Streams that are being sent.", lambda: STREAMS.now),
+        Gauge(
+            "threadkeep_sandbox_sessions", "Threads that have a session of the code interpreter.", lambda: sandbox.count
+        ),
+        Gauge(
+            "threadkeep_event_loop_lag_seconds",
+            "How late the process came at worst to something due, in the last 15 to 30 seconds.",
+            lambda: lag.worst,
+        ),
+        *of_process(),
+    ]
 
 
 def _embedder(settings: Settings, store: Store, upstreams: Upstreams) -> Embedder | None:

@@ -190,6 +190,11 @@ class Worker:
         """Begins to claim; call it once, inside the running loop."""
         self._loops = [asyncio.create_task(self._claim_loop()), asyncio.create_task(self._renew_loop())]
 
+    @property
+    def count(self) -> int:
+        """How many items are handled here."""
+        return len(self._held)
+
     def offer(self) -> LeaseTerms | None:
         """Terms of a lease for an item about to be stored, or None when this node has no room for it.
 

@@ -19,6 +19,7 @@ from threadkeep.contract.reading import check_id, read_json, read_query
 from threadkeep.contract.wire import Object
 from threadkeep.files.contents import Contents
 from threadkeep.files.uploads import Uploads
+from threadkeep.metrics import Gauge
 from threadkeep.runs.lifecycle import Runs
 from threadkeep.search.ingest import Ingestion
 from threadkeep.search.query import Search
@@ -110,6 +111,8 @@ class Context:
     cors_origins: Collection[str] = ()
     # What `GET /health/ready` asks.
     health: Sequence[HealthPart] = ()
+    # What `GET /metrics` asks, beside what is counted.
+    gauges: Sequence[Gauge] = ()
     limits: Limits = Limits()
     large_bodies: LargeBodies = field(init=False)
     # As OpenAI did: what was uploaded for assistants does not come back.

@@ -14,6 +14,7 @@ from threadkeep.api.answers import send_object
 from threadkeep.api.call import ClientGone
 from threadkeep.api.errors import refusal
 from threadkeep.logs import Log, bound
+from threadkeep.metrics import REQUESTS
 
 log = Log(__name__)
 
@@ -102,6 +103,7 @@ class Edge:
                     # The answer had begun: returning now cuts the connection, which tells the client it is not whole.
                     return
                 await send_object(send_on, refused.body, refused.status, refused.headers)
+            REQUESTS.add(str(status))
             if not 400 <= status < 500 or self._refusals.is_worth_a_line():
                 _log_request(scope, trace, status, time.perf_counter_ns() - began)
 

@@ -22,6 +22,7 @@ from threadkeep.contract.errors import NotFound, ThreadkeepError
 from threadkeep.contract.ids import Prefix
 from threadkeep.contract.reading import check_id
 from threadkeep.contract.wire import Object, Request
+from threadkeep.metrics import STREAMS
 
 Endpoint = Callable[[Call], Awaitable[Object | Answer[Object] | EventStream | Download | PassThrough]]
 PublicEndpoint = Callable[[Context], Awaitable[Answer[Object] | Document]]
@@ -125,7 +126,11 @@ class Resource:
         elif isinstance(answered, EventStream):
             # It goes on for long after the request that it began with.
             call.release()
-            await answered.answer(call.receive, send, trace.request_id, version.told, call.extensions)
+            STREAMS.now += 1
+            try:
+                await answered.answer(call.receive, send, trace.request_id, version.told, call.extensions)
+            finally:
+                STREAMS.now -= 1
         elif isinstance(answered, PassThrough):
             await answered.answer(call.receive, send, trace.request_id)
         elif isinstance(answered, Answer):

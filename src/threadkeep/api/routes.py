@@ -12,6 +12,7 @@ from threadkeep.api import (
     files,
     health,
     messages,
+    metrics,
     models,
     passthrough,
     run_steps,
@@ -346,6 +347,7 @@ PREFIXES: Final[Sequence[str]] = ("/v1", "/openai/v1", "/openai")
 _HEALTH: Final[Sequence[tuple[str, PublicEndpoint]]] = (
     ("/health/live", health.liveness),
     ("/health/ready", health.readiness),
+    ("/metrics", metrics.scrape),
 )
 REFERENCE: Final = Reference(OPERATIONS, _HEALTH, PREFIXES[0])
 # For whoever can reach the server, without a key.

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from threadkeep.contract.errors import (
     IllegalMove,
@@ -32,6 +32,7 @@ from threadkeep.contract.run_steps import (
 from threadkeep.contract.runs import LastError, Run, RunIncompleteDetails, Usage
 from threadkeep.files.contents import Contents
 from threadkeep.logs import Log, bound
+from threadkeep.metrics import RUNS, UPSTREAM_CALLS
 from threadkeep.runs import pictures
 from threadkeep.runs import prompt as prompts
 from threadkeep.runs.annotations import Annotator
@@ -50,6 +51,8 @@ from threadkeep.upstream.upstreams import Upstream, Upstreams
 from threadkeep.worker import Held
 
 log = Log(__name__)
+
+T = TypeVar("T")
 
 # A run in whose execution so many nodes have died is not tried again: it may be what kills them.
 MAX_DEATHS: Final = 3
@@ -120,6 +123,7 @@ class Execution:
                 journal.events.close(_FAILED_HERE)
                 raise
             journal.events.close()
+            RUNS.add(journal.run.status)
             log.info("run_settled", status=journal.run.status)
 
     async def _open(self, held: Held) -> Journal:
@@ -302,7 +306,8 @@ class Execution:
             messages = await journal.patience(lambda _, prompt=prompt: self._with_images(prompt, run, upstream))
             request = prompts.request(run, prompt, messages, toolbox, max_completion_tokens=room)
             try:
-                return await self._listen(journal, upstream, request, prompt, toolbox, beginning)
+                listening = self._listen(journal, upstream, request, prompt, toolbox, beginning)
+                return await _counted(upstream, listening)
             except UpstreamFailed as failure:
                 # Once something of the answer was shown it is too late to ask again.
                 if journal.writes_message or journal.writes_calls or not prompt.droppable:
@@ -377,6 +382,20 @@ class Execution:
             await self._open_message(journal, toolbox)
             journal.add_text(TextAdded(""))
         return reply, reply.usage or _estimated(prompt, reply)
+
+
+async def _counted(upstream: Upstream, listening: Coroutine[Any, Any, T]) -> T:
+    """What comes of it, for the metrics."""
+    outcome = "stopped"
+    try:
+        listened = await listening
+        outcome = "answered"
+        return listened
+    except UpstreamFailed as failure:
+        outcome = failure.code
+        raise
+    finally:
+        UPSTREAM_CALLS.add(upstream.name, outcome)
 
 
 async def _all(*works: Coroutine[Any, Any, None]) -> None:

@@ -378,6 +378,11 @@ class Sessions:
             seat.users -= 1
             self._leave(seat)
 
+    @property
+    def count(self) -> int:
+        """How many threads have a session."""
+        return sum(seat.session is not None for seat in self._seats.values())
+
     def end(self, project: str, thread_id: str) -> None:
         """The thread is no more: nor is its session, as soon as nobody uses it."""
         self._lost.pop((project, thread_id), None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from threadkeep.contract.errors import Unavailable
+from threadkeep.metrics import DATABASE_CALLS, DATABASE_ERRORS
 from threadkeep.storage.engine import Answers, Engine, InDoubt, Job
 from threadkeep.storage.errors import Unusable
 from threadkeep.storage.schema import Place, SqlitePlace, migrate, place_of
@@ -36,9 +37,14 @@ class Store:
 
     async def read(self, project_id: str | None, fn: Callable[[Transaction], T]) -> T:
         """What ``fn`` returns; each of its statements sees what is committed when it begins."""
-        job = self._job(project_id, fn)
-        self.engine.read(job)
-        return await job.future
+        DATABASE_CALLS.add("read")
+        try:
+            job = self._job(project_id, fn)
+            self.engine.read(job)
+            return await job.future
+        except Unavailable:
+            DATABASE_ERRORS.add("read")
+            raise
 
     async def write(
         self, project_id: str | None, fn: Callable[[Transaction], T], *, after: Unavailable | None = None
@@ -48,11 +54,16 @@ class Store:
         ``after``: what this very write ended with when it was last tried. Where that left in doubt whether it happened
         (`InDoubt`), that is found out first, and what happened is not written again.
         """
-        job = self._job(project_id, fn)
-        if isinstance(after, InDoubt):
-            job.doubt = after.doubt
-        self.engine.write(job)
-        return await job.future
+        DATABASE_CALLS.add("write")
+        try:
+            job = self._job(project_id, fn)
+            if isinstance(after, InDoubt):
+                job.doubt = after.doubt
+            self.engine.write(job)
+            return await job.future
+        except Unavailable:
+            DATABASE_ERRORS.add("write")
+            raise
 
     async def close(self) -> None:
         """Finishes what was begun and lets go of the database. Calls from now on are `Unavailable`."""

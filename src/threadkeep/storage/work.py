@@ -162,6 +162,15 @@ def _due(kinds: int, full: int | None, spare_ms: sa.ColumnElement[int] | int = 0
     return due
 
 
+WAITING = Statement(
+    sa.select(sa.func.count()).where(
+        work.c.due_at <= _now,
+        sa.or_(work.c.lease_token.is_(None), work.c.lease_until < _now),
+        work.c.kind == text("kind_"),
+    )
+)
+
+
 @cache
 def due_of(kinds: int, full: int | None) -> Statement:
     """Whether anything of so many kinds is due, so many lanes apart."""
@@ -286,6 +295,11 @@ class Work:
             self._connection.row(due_of(len(kinds), None if full is None else len(full)), _choice(kinds, full))
             is not None
         )
+
+    def waiting(self, kind: str) -> int:
+        """How much of the kind is due and held by nobody alive."""
+        row = self._connection.row(WAITING, {"kind_": kind})
+        return 0 if row is None else row[0]
 
     def abandon(self, lease: Lease, *, delay_s: float) -> None:
         """Lets anybody claim the work after ``delay_s``, as if its holder had died: the attempt is counted."""
