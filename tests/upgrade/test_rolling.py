@@ -5,18 +5,22 @@ The clients are the real SDK, told to try nothing again.
 
 # pyright: reportDeprecated=false
 
+import json
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
+import httpx2
 import pytest
 from openai import OpenAI
 
 from tests.support.balancer import Balancer, balancing
 from tests.support.databases import Database
-from tests.support.nodes import Node, node
+from tests.support.nodes import KEY, Node, node
 from tests.support.stories import ScriptedModels
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
@@ -125,3 +129,104 @@ def test_no_request_fails_while_three_nodes_are_replaced(postgres_database: Data
     assert statuses == [0] * NODES
     # A client that stops hangs up; nothing else is anything but an answer, or was made good by the balancer.
     assert set(counts) <= {"200", "refused", "no answer", "client gone"}, counts
+
+
+class Joining:
+    """A reader of one run's stream through the balancer, who comes back as often as the stream is cut."""
+
+    def __init__(self, url: str, assistant: str) -> None:
+        self._url = f"{url}/v1"
+        self._assistant = assistant
+        self.ids: list[int] = []
+        # Since the message was told from its beginning.
+        self.text = ""
+        self.final = ""
+        self.cuts: list[str] = []
+        self.is_done = False
+
+    def read(self) -> None:
+        with httpx2.Client(base_url=self._url, headers=KEY, timeout=60, trust_env=False) as http:
+            hello = {"messages": [{"role": "user", "content": f"count to {COUNT}"}]}
+            thread = http.post("/threads", json=hello).json()["id"]
+            runs = f"/threads/{thread}/runs"
+            with http.stream("POST", runs, json={"assistant_id": self._assistant, "stream": True}) as response:
+                run = self._take(response)
+            while not self.is_done:
+                last = {"Last-Event-ID": str(self.ids[-1])}
+                with http.stream("GET", f"{runs}/{run}/stream", headers=last) as response:
+                    self._take(response)
+            [answer, _] = http.get(f"/threads/{thread}/messages").json()["data"]
+            self.final = answer["content"][0]["text"]["value"]
+
+    def _take(self, response: httpx2.Response) -> str:
+        """Reads to the end, whichever it is; the run's id."""
+        assert response.status_code == 200, response.read()
+        name = run = ""
+        try:
+            for line in response.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "id":
+                    self.ids.append(int(value))
+                elif field == "event":
+                    name = value
+                elif field == "data" and name == "done":
+                    self.is_done = True
+                elif field == "data":
+                    run = self._hear(name, json.loads(value)) or run
+        except httpx2.TransportError as error:
+            self.cuts.append(f"{type(error).__name__}")
+        return run
+
+    def _hear(self, name: str, data: dict[str, Any]) -> str:
+        match name:
+            case "error":
+                self.cuts.append(data["error"]["message"])
+            case "thread.run.created":
+                return data["id"]
+            case "thread.message.created":
+                self.text = ""
+            case "thread.message.delta":
+                self.text += data["delta"]["content"][0]["text"]["value"]
+            case _:
+                pass
+        return ""
+
+
+def test_streams_that_are_handed_over_are_joined_again_and_say_everything_once(postgres_database: Database) -> None:
+    flags = ("--grace-seconds", "0", "--drain-delay-seconds", "0.3", "--code-interpreter", "off")
+    with ExitStack() as stack, balancing() as balancer:
+        models = stack.enter_context(ScriptedModels())
+
+        def start() -> Node:
+            started = stack.enter_context(node(postgres_database, models, *flags))
+            balancer.urls.append(started.program.url)
+            return started
+
+        nodes = [start() for _ in range(NODES)]
+        balancer.until_ready(*balancer.urls)
+        assistant = nodes[0].http.post("/assistants", json={"model": "offline-100ms"}).json()["id"]
+        readers = [Joining(balancer.url, assistant) for _ in range(2 * NODES)]
+        with ThreadPoolExecutor(len(readers)) as pool:
+            reading = [pool.submit(reader.read) for reader in readers]
+            for leaving in nodes[1:]:
+                # Every one of them reads, until it has ended.
+                until(lambda: all(len(reader.ids) > 5 for reader in readers))
+                leaving.program.terminate()
+                assert leaving.program.wait() == 0
+                balancer.urls.remove(leaving.program.url)
+            for each in reading:
+                each.result(120)
+
+    for reader in readers:
+        assert (reader.text, reader.final) == (EXPECTED, EXPECTED)
+        assert reader.ids == sorted(set(reader.ids))
+        assert all("The run goes on" in cut for cut in reader.cuts), reader.cuts
+    # Two nodes of three went: somebody was cut.
+    assert any(reader.cuts for reader in readers)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
