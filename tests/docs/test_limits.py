@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from threadkeep import logs, serving
-from threadkeep.api import auth, call, edge
+from threadkeep.api import auth, call, edge, event_stream
 from threadkeep.contract import reading, uploads
-from threadkeep.runs import execution
+from threadkeep.runs import execution, reply, streams
 from threadkeep.search import embed, parse, stores
 from threadkeep.storage import blobs, engine, notices, vectors
 from threadkeep.upstream import client, sse
@@ -37,6 +37,11 @@ KIB, MIB = 1024, 1024**2
         ("files of a vector store", f"{stores.MAX_FILES:,}"),
         ("rounds of hosted tools", f"{execution.MAX_TOOL_STEPS}"),
         ("nodes that die with a run", f"{execution.MAX_DEATHS}"),
+        ("an answer of a model", f"{reply._MOST_CHARACTERS // MIB} Mi characters, {reply._MOST_PIECES:,} pieces"),
+        ("what waits in a connection", f"one piece of {event_stream.PIECE_BYTES // KIB} KiB"),
+        ("a reader whose connection", f"{call.Limits().stalled_s:g} s; {event_stream.REST_S:g} s"),
+        ("logs of runs that have ended", f"{streams.KEPT_BYTES // MIB} MiB"),
+        ("what another node is sent", f"{streams.WINDOW_BYTES // KIB} KiB"),
         ("an event of a model server", f"{sse.MAX_EVENT_BYTES // MIB} MiB"),
         ("keys that were looked up", f"{auth.MAX_REMEMBERED:,}"),
         ("what model servers taught", f"{client._MOST_REMEMBERED:,}"),
