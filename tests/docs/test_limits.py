@@ -37,7 +37,10 @@ KIB, MIB = 1024, 1024**2
         ("files of a vector store", f"{stores.MAX_FILES:,}"),
         ("rounds of hosted tools", f"{execution.MAX_TOOL_STEPS}"),
         ("nodes that die with a run", f"{execution.MAX_DEATHS}"),
-        ("an answer of a model", f"{reply._MOST_CHARACTERS // MIB} Mi characters, {reply._MOST_PIECES:,} pieces"),
+        (
+            "an answer of a model server",
+            f"{reply._MOST_CHARACTERS // MIB} Mi characters, {reply._MOST_PIECES:,} pieces",
+        ),
         ("what waits in a connection", f"one piece of {event_stream.PIECE_BYTES // KIB} KiB"),
         ("a reader whose connection", f"{call.Limits().stalled_s:g} s; {event_stream.REST_S:g} s"),
         ("logs of runs that have ended", f"{streams.KEPT_BYTES // MIB} MiB"),
