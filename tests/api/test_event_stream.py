@@ -8,7 +8,7 @@ import pytest
 from openai._streaming import SSEDecoder
 from starlette.types import Message
 
-from threadkeep.api.event_stream import EventStream
+from threadkeep.api.event_stream import LAST_WORDS, PIECE_BYTES, EventStream
 from threadkeep.contract.events import Event
 from threadkeep.contract.messages import MessageDelta, MessageDeltaContent, TextContentDelta, TextDelta
 from threadkeep.contract.threads import Thread
@@ -75,10 +75,16 @@ class Client:
 
 @asynccontextmanager
 async def streaming(
-    events: EventLog, client: Client, *, keep_alive_s: float = PATIENCE_S, position: int = 0
+    events: EventLog,
+    client: Client,
+    *,
+    keep_alive_s: float = PATIENCE_S,
+    stalled_s: float = PATIENCE_S,
+    position: int = 0,
 ) -> AsyncGenerator[asyncio.Task[None], None]:
-    stream = EventStream(events, keep_alive_s=keep_alive_s, position=position, path=PATH)
-    task = asyncio.create_task(stream.answer(client.receive, client.send, "req_a"))
+    stream = EventStream(events, keep_alive_s=keep_alive_s, stalled_s=stalled_s, position=position, path=PATH)
+    extensions = {LAST_WORDS: {"prepare": client.takes.set}}
+    task = asyncio.create_task(stream.answer(client.receive, client.send, "req_a", extensions=extensions))
     try:
         yield task
     finally:
@@ -233,6 +239,72 @@ async def test_a_log_that_fails_ends_with_an_error_and_without_done() -> None:
         '"code":null}}\n\n'
     )
     assert client.is_ended
+
+
+async def test_a_piece_is_bounded_however_far_behind_a_reader_is() -> None:
+    events, client = EventLog(), Client()
+    events.append([delta("x" * 1000) for _ in range(1000)])
+    events.close()
+
+    await read(events, client)
+
+    assert max(map(len, client.pieces)) < PIECE_BYTES + 2000
+    assert client.text == "".join(frame(number, "x" * 1000) for number in range(1, 1001)) + DONE
+
+
+def cut_with(reason: str, last: int) -> str:
+    message = f"{reason} To go on, GET {PATH} with the header Last-Event-ID: {last}."
+    error = f'{{"message":"{message}","type":"server_error","param":null,"code":null}}'
+    return f'event: error\ndata: {{"error":{error}}}\n\n'
+
+
+async def test_a_reader_that_takes_nothing_is_cut_and_told_how_to_come_back() -> None:
+    events, client = EventLog(), Client()
+
+    async with streaming(events, client, stalled_s=0.05) as task:
+        events.append([delta("one")])
+        await client.until("one")
+        client.takes.clear()
+        events.append([delta("two")])
+        async with asyncio.timeout(PATIENCE_S):
+            await task
+
+    # The number of what the server took, not of what was on its way.
+    assert client.text == frame(1, "one") + cut_with("The connection took nothing for 0.05 seconds.", 1)
+    assert client.is_ended
+    assert not events._waiting
+
+
+async def test_a_reader_that_takes_nothing_of_a_silent_stream_is_cut_too() -> None:
+    events, client = EventLog(), Client()
+
+    async with streaming(events, client, keep_alive_s=0.01, stalled_s=0.05) as task:
+        events.append([delta("one")])
+        await client.until("one")
+        client.takes.clear()
+        async with asyncio.timeout(PATIENCE_S):
+            await task
+
+    assert client.text.replace(": keep-alive\n", "").startswith(frame(1, "one") + "event: error\n")
+    assert client.is_ended
+
+
+async def test_a_reader_that_takes_the_rest_too_slowly_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("threadkeep.api.event_stream.REST_S", 0.05)
+    events, client = EventLog(), Client()
+    events.append([delta("x" * PIECE_BYTES) for _ in range(100)])
+    events.close()
+
+    async def crawl(message: Message) -> None:
+        await asyncio.sleep(0.02)
+        await Client.send(client, message)
+
+    client.send = crawl
+    async with streaming(events, client, stalled_s=0.04) as task, asyncio.timeout(PATIENCE_S):
+        await task
+
+    assert "The connection did not take the rest of the stream within 0.05 seconds." in client.text
+    assert DONE not in client.text
 
 
 class BrokenLog(EventLog):

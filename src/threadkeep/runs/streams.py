@@ -497,16 +497,19 @@ class Streams:
         self._kept_bytes += size
         self._drop_old()
 
-    def _drop_old(self) -> None:
+    def _drop_in_time(self) -> None:
         self._dropping = None
+        self._drop_old()
+
+    def _drop_old(self) -> None:
         now = time.monotonic()
         while self._kept and (self._kept[0][0] <= now or self._kept_bytes > KEPT_BYTES):
             _, run_id, events, size = self._kept.popleft()
             self._kept_bytes -= size
             self._drop(run_id, events)
-        if self._kept and not self.is_closed:
+        if self._kept and self._dropping is None and not self.is_closed:
             loop = asyncio.get_running_loop()
-            self._dropping = loop.call_later(self._kept[0][0] - now, self._drop_old)
+            self._dropping = loop.call_later(self._kept[0][0] - now, self._drop_in_time)
 
     def _drop(self, run_id: str, events: EventLog) -> None:
         if (logs := self._logs.get(run_id)) is not None and events in logs:
