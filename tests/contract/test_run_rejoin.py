@@ -289,6 +289,14 @@ class TestWhenTheLogIsGone:
             # What is gone on with is told from its beginning.
             assert "thread.message.delta" not in rest or "thread.message.created" in rest
 
+    def test_numbers_never_fall_below_the_one_that_a_reader_comes_back_with(self, story: Story) -> None:
+        story.model.says([Say("Hel", "lo"), Usage(5, 2)])
+        run_path, told = told_once(story, story.thread("Hi"))
+
+        for seen in range(len(frames_of(told)) - 1):
+            numbers = [number_of(frame) for frame in frames_of(rejoined(story, run_path, after=seen))[:-1]]
+            assert numbers == sorted([seen, *numbers])[1:]
+
     def test_a_run_that_waits_for_its_client_says_so(self, story: Story) -> None:
         story.model.says([Call("get_weather", {"city": "Oslo"}), Usage(5, 2)])
         run_path, asked = told_once(story, story.thread("Weather?"), tools=[FUNCTION])

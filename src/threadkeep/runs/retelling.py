@@ -132,13 +132,15 @@ class _Retelling:
     def until(self, number: int, events: Sequence[Event]) -> None:
         """Events that were told before ``number``, or under it."""
         if number > self._after:
-            self.events += [Told(self.before, event) for event in events]
+            # Not below what the reader has: he knows it, and would be told it once more if he came back with less.
+            before = max(self.before, self._after)
+            self.events += [Told(before, event) for event in events]
 
     def ahead(self, number: int, event: Event) -> None:
         """As ``until``, ahead of the end of the step that was told last, if that was cancelled with the run."""
         at = next((at for at, told in enumerate(self.events) if told.event.name == STEP_EVENTS["cancelled"]), None)
         if at is not None:
-            before = self.events[at - 1].number if at else self.before
+            before = self.events[at - 1].number if at else max(self.before, self._after)
             self.events.insert(at, Told(min(before, self.events[at].number), event))
         else:
             self.until(number, [event])
