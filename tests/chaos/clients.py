@@ -168,7 +168,8 @@ class Stage:
     """What all clients share: assistants by what their runs may do, made before anything is broken."""
 
     assistants: dict[RunKind, str]
-    store_id: str
+    # Whether runs and messages may wait behind an active run (`if_active`).
+    has_lines: bool
 
 
 async def set_stage(balancer: Balancer) -> Stage:
@@ -192,7 +193,10 @@ async def set_stage(balancer: Balancer) -> Stage:
             "tool_resources": {"file_search": {"vector_store_ids": [store]}},
         },
     )
-    return Stage({"say": plain, "call": calling, "say_and_call": calling, "search": searching}, store)
+    path = f"/threads/{await made('/threads', {})}/messages"
+    probe = {"role": "user", "content": "x", "if_active": "enqueue"}
+    has_lines = (await balancer.ask(balancer.urls[0], "POST", path, probe)).status == 200
+    return Stage({"say": plain, "call": calling, "say_and_call": calling, "search": searching}, has_lines)
 
 
 class Client:
@@ -226,6 +230,7 @@ class Client:
             (4, self._delete_message),
             (30, self._run),
             (3, self._race),
+            (3 * self.stage.has_lines, self._queue_up),
             (3, self._create_thread_and_run),
             (3, self._look),
             (2, self._delete_thread),
@@ -335,6 +340,9 @@ class Client:
         token = self._token("message")
         record = MessageRecord(token, text=f"{token} {'word ' * self.chance.randint(0, 12)}end")
         thread.messages[token] = record
+        for run in thread.runs.values():
+            if run.made == "done":
+                run.must_not_see.append(token)
         return record
 
     async def _add_messages(self) -> None:
@@ -480,6 +488,10 @@ class Client:
         """Several runs at once on one thread, at different nodes: at most one of them at a time is active."""
         thread = await self._thread()
         begun = [self._new_run(thread) for _ in range(3)]
+        if self.stage.has_lines and self.chance.random() < 0.5:
+            thread.has_line = True
+            for _, body in begun:
+                body["if_active"] = "enqueue"
         path = f"/threads/{thread.id}/runs"
         outcomes = await asyncio.gather(
             *(self._write(record, "create run in a race", "POST", path, body) for record, body in begun)
@@ -493,6 +505,43 @@ class Client:
         seen = await self.balancer.thread(thread.id or "", self.chance, with_steps=False)
         self.balancer.tally.faults += check_while_busy(thread, seen)
         await self._until_free(thread)
+
+    async def _queue_up(self) -> None:
+        """A user who goes on writing while the assistant answers: messages and runs behind the active run; in the end
+        perhaps a run that takes the place of the active one."""
+        thread = await self._thread()
+        thread.has_line = True
+        path = f"/threads/{thread.id}/runs"
+        for _ in range(self.chance.randint(2, 4)):
+            message = self._new_message(thread)
+            body = {"role": "user", "content": message.text, "if_active": "enqueue"}
+            message.made, answer = await self._write(
+                message, "enqueue message", "POST", f"/threads/{thread.id}/messages", body, key=self._key()
+            )
+            if message.made == "done" and answer is not None:
+                message.id = answer.body["id"]
+            elif message.made == "refused":
+                self._unexpected(message, "enqueuing the message", answer)
+            record, asked = self._new_run(thread)
+            await self._line_up(record, "enqueue run", path, {**asked, "if_active": "enqueue"})
+            if record.id is not None and self.chance.random() < 0.15:
+                await self._cancel(thread, record)
+        if self.chance.random() < 0.3:
+            record, asked = self._new_run(thread)
+            # It comes ahead of those that wait, and of what stands between them.
+            record.must_see = []
+            for earlier in thread.runs.values():
+                if earlier is not record and earlier.cancel != "done":
+                    earlier.cancel = "unknown"
+            await self._line_up(record, "interrupt with a run", path, {**asked, "if_active": "interrupt"})
+        await self._until_free(thread)
+
+    async def _line_up(self, record: RunRecord, what: str, path: str, body: dict[str, Any]) -> None:
+        record.made, answer = await self._write(record, what, "POST", path, body, key=self._key())
+        if record.made == "done" and answer is not None:
+            record.id = answer.body["id"]
+        elif record.made == "refused":
+            self._unexpected(record, what, answer)
 
     async def _cancel(self, thread: ThreadRecord, record: RunRecord) -> None:
         path = f"/threads/{thread.id}/runs/{record.id}/cancel"
@@ -593,6 +642,11 @@ class Client:
         record.note(f"{what} at {url}: {status}, {len(heard.events)} events{'' if heard.is_done else ', cut'}")
         if status == 200 and heard.events:
             self.balancer.tally.acknowledged += 1
+            if self.chance.random() < 0.15:
+                # Another reader, who comes late and hears all of it.
+                again = Heard()
+                record.heard.append(again)
+                await self._rejoin(thread, record, again)
             if not heard.is_done and leaves_after is None:
                 await self._rejoin(thread, record, heard)
             return "done"
@@ -640,7 +694,7 @@ class Client:
         after: int | None = None,
     ) -> tuple[int | None, bytes]:
         """Reads one connection into ``heard``; the status, and the body of a refusal. None: no answer came."""
-        tally = self.balancer.tally
+        tally, heard_before = self.balancer.tally, len(heard.events)
         headers = {"Last-Event-ID": str(after)} if after is not None else {}
         # Between two pieces a frozen node is given this long.
         timeout = aiohttp.ClientTimeout(total=PATIENCE_S, sock_read=_ANSWER_S)
@@ -678,7 +732,7 @@ class Client:
             record.note(f"the stream broke: {type(error).__name__}: {error}")
             heard.cuts += 1
             tally.cut += 1
-            return (200 if heard.events else None), b""
+            return (200 if len(heard.events) > heard_before else None), b""
 
     # Files.
 

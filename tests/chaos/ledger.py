@@ -17,6 +17,8 @@ Came = Literal["done", "refused", "unknown"]
 FaultKind = Literal["lost", "duplicated", "wrong", "stuck"]
 
 ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
+# What runs that wait behind another one are not.
+BEGUN = ("in_progress", "requires_action", "cancelling")
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,18 @@ class RunRecord(Record):
     output: str | None = None
     outputs_came: Came | None = None
     heard: list[Heard] = field(default_factory=list[Heard])
-    # Tokens of messages that its model must be shown.
+    # Tokens of messages that stand before it, and its model must be shown; and of those that were asked for once it was
+    # there: they stand behind all that it says, and it knows nothing of them.
     must_see: list[str] = field(default_factory=list[str])
+    must_not_see: list[str] = field(default_factory=list[str])
 
 
 @dataclass
 class ThreadRecord(Record):
     messages: dict[str, MessageRecord] = field(default_factory=dict[str, MessageRecord])
     runs: dict[str, RunRecord] = field(default_factory=dict[str, RunRecord])
+    # Runs were enqueued on it: those that wait are `queued` beside the active one.
+    has_line: bool = False
 
 
 @dataclass
@@ -213,7 +219,8 @@ def check_while_busy(record: ThreadRecord, seen: ThreadSeen | None) -> list[Faul
         return [Fault("lost", record.token, "the deletion was acknowledged, and the thread is there")]
     faults = [*_metadata(record, seen.thread), *_user_messages(record, seen)]
     faults += _present(record.runs, [run["metadata"].get("token", "") for run in seen.runs], "run")
-    if len(active := [run["id"] for run in seen.runs if run["status"] in ACTIVE]) > 1:
+    statuses = BEGUN if record.has_line else ACTIVE
+    if len(active := [run["id"] for run in seen.runs if run["status"] in statuses]) > 1:
         faults.append(Fault("wrong", record.token, f"runs active at the same time: {active}"))
     return faults
 
@@ -250,6 +257,8 @@ def check_prompts(record: RunRecord, asked: Sequence[Asked], messages: Mapping[s
             faults.append(Fault("lost", record.token, f"the model was not shown {missing}"))
         elif shown != must and not doubled:
             faults.append(Fault("wrong", record.token, f"the model was shown {shown} in place of {must}"))
+        if early := [token for token in turn.seen if token in record.must_not_see]:
+            faults.append(Fault("wrong", record.token, f"the model was shown {early}, which came behind the run"))
     return faults
 
 
@@ -307,11 +316,40 @@ def _runs(record: ThreadRecord, seen: ThreadSeen, deaths: Sequence[float]) -> li
         if (mine := record.runs.get(run["metadata"].get("token", ""))) is None:
             continue
         faults += _metadata(mine, run)
+        faults += _places(mine, run["id"], seen.messages)
         found = check_run(mine, run, seen.steps[run["id"]], answers.get(run["id"], []), deaths)
         for heard in mine.heard:
-            found += check_stream(mine, heard, run, seen.steps[run["id"]], answers.get(run["id"], []))
+            found += check_stream(mine, heard, run, seen.steps[run["id"]], answers.get(run["id"], []), deaths)
+        found += _same(mine, deaths)
         faults += found
     return faults
+
+
+def _places(record: RunRecord, run_id: str, messages: list[Any]) -> list[Fault]:
+    """What a run says stands behind what it was asked, and before what came later."""
+    faults: list[Fault] = []
+    own = [place for place, message in enumerate(messages) if message["run_id"] == run_id]
+    for place, message in enumerate(messages):
+        token = token_of(text_of(message)) if message["role"] == "user" else ""
+        if own and token in record.must_see and place > own[0]:
+            faults.append(Fault("wrong", record.token, f"it speaks ahead of {token}, which was there before it"))
+        if own and token in record.must_not_see and place < own[-1]:
+            faults.append(Fault("wrong", record.token, f"it speaks behind {token}, which was put behind it"))
+    return faults
+
+
+def _same(record: RunRecord, deaths: Sequence[float]) -> list[Fault]:
+    """Readers of one run hear the same under the same number, as long as nothing is struck: what is rebuilt after a
+    death may be cut into other pieces."""
+    if not _is_calm(record, deaths):
+        return []
+    said: dict[int, tuple[str, Any]] = {}
+    for heard in (each for each in record.heard if not _is_retold(each)):
+        for number, name, data in heard.events:
+            if number is not None and said.setdefault(number, (name, data)) != (name, data):
+                words = f"one reader heard {said[number]} as event {number}, another {(name, data)}"
+                return [Fault("wrong", record.token, words)]
+    return []
 
 
 def check_run(
@@ -363,17 +401,20 @@ def check_run(
     return faults
 
 
-def check_stream(record: RunRecord, heard: Heard, run: Any, steps: list[Any], messages: list[Any]) -> list[Fault]:
+def check_stream(
+    record: RunRecord, heard: Heard, run: Any, steps: list[Any], messages: list[Any], deaths: Sequence[float]
+) -> list[Fault]:
     """What a reader heard against what is stored."""
     token = record.token
     faults: list[Fault] = []
     if heard.ended_silently:
         faults.append(Fault("wrong", token, f"a stream ended without `done` or `error`: {names(heard)}"))
     numbers = [number for number, _, _ in heard.events if number is not None]
-    if any(later <= earlier for earlier, later in pairwise(numbers)):
-        faults.append(Fault("duplicated", token, f"event ids that do not rise: {numbers}"))
-    if heard.cuts == 0 and numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-        faults.append(Fault("lost", token, f"event ids with gaps in a stream that was not cut: {numbers}"))
+    if any(later < earlier for earlier, later in pairwise(numbers)):
+        faults.append(Fault("duplicated", token, f"event ids that fall: {numbers}"))
+    is_live = _is_calm(record, deaths) and not _is_retold(heard)
+    if is_live and numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        faults.append(Fault("lost", token, f"event ids with gaps, and nobody died: {numbers}"))
     stored = {each["id"]: each for each in (*steps, *messages)}
     texts: dict[str, str] = {}
     ended: Counter[tuple[str, str]] = Counter()
@@ -429,6 +470,18 @@ _SETTLED = (
 
 def names(heard: Heard) -> list[str]:
     return [name for _, name, _ in heard.events]
+
+
+def _is_calm(record: Record, deaths: Sequence[float]) -> bool:
+    """Whether nothing was struck since it was asked for."""
+    return not any(at >= record.asked_at - 1 for at in deaths)
+
+
+def _is_retold(heard: Heard) -> bool:
+    """Whether it was put together from the store, where no log was left: events without a number of their own then have
+    the one before."""
+    numbers = [number for number, _, _ in heard.events if number is not None]
+    return len(set(numbers)) < len(numbers)
 
 
 def _told(of: Any) -> Any:

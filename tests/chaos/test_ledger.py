@@ -326,8 +326,8 @@ def _repeat_an_event(heard: Heard) -> None:
 
 
 def _lose_a_delta(heard: Heard) -> None:
-    heard.events = [event for event in heard.events if event[0] != 3]
-    heard.cuts = 1
+    del heard.events[2]
+    heard.events = [(number, name, data) for number, (_, name, data) in enumerate(heard.events, 1)]
 
 
 def _take_text_back(heard: Heard) -> None:
@@ -373,15 +373,66 @@ def test_a_doctored_stream_is_found(doctor: Callable[[Heard], None]) -> None:
     assert story.faults() != []
 
 
+def test_what_is_rebuilt_from_the_store_may_repeat_numbers_but_they_never_fall() -> None:
+    story = Story()
+    heard = story.hear()
+    heard.events = [(1 if number == 2 else number, name, data) for number, name, data in heard.events]
+
+    assert story.faults() == []
+    heard.events[1] = (0, *heard.events[1][1:])
+    assert "duplicated" in story.kinds()
+
+
 def test_a_message_may_be_told_again_from_its_beginning_after_a_takeover() -> None:
     story = Story()
     heard = story.hear()
-    heard.cuts = 1
     begun = heard.events[:3]
     rest = [(1_000_000 + number, name, data) for number, (_, name, data) in enumerate(heard.events[1:])]
     heard.events = [*begun, *rest]
 
+    assert story.faults(1001.0) == []
+    assert story.kinds() == {"lost"}
+
+
+def test_readers_who_hear_something_else_under_one_number_are_found() -> None:
+    story = Story()
+    story.hear()
+    other = story.hear()
+    other.events[0] = (1, "thread.run.created", {**other.events[0][2], "expires_at": 7})
+
+    assert story.kinds() == {"wrong"}
+    assert story.kinds(1001.0) == set()
+
+
+def test_a_run_that_speaks_ahead_of_what_was_there_before_it_is_found() -> None:
+    story = Story()
+    story.run.must_see = ["message1", "message2"]
+
     assert story.faults() == []
+    story.seen.messages.insert(0, story.seen.messages.pop())
+    assert story.kinds() == {"wrong"}
+
+
+def test_a_run_that_speaks_behind_what_was_put_behind_it_is_found() -> None:
+    story = Story()
+    story.run.must_not_see = ["message2"]
+
+    assert story.kinds() == {"wrong"}
+    story.seen.messages.insert(1, story.seen.messages.pop())
+    assert story.faults() == []
+
+
+def test_runs_that_wait_behind_another_are_no_active_ones() -> None:
+    story = Story()
+    story.thread.has_line = True
+    for number, status in enumerate(("in_progress", "queued", "queued"), 2):
+        story.thread.runs[f"run{number}"] = RunRecord(f"run{number}", made="done")
+        metadata = {"token": f"run{number}"}
+        story.seen.runs.append({**story.stored, "id": f"run_{number}", "status": status, "metadata": metadata})
+
+    assert check_while_busy(story.thread, story.seen) == []
+    story.seen.runs[-1]["status"] = "cancelling"
+    assert [fault.kind for fault in check_while_busy(story.thread, story.seen)] == ["wrong"]
 
 
 # ---------------------------------------------------------------- the rest
@@ -413,6 +464,7 @@ def test_files_of_a_vector_store(listed: list[str], kinds: list[str]) -> None:
     ("shown", "kinds"),
     [
         (("message1", "message2"), []),
+        (("message1", "message2", "message3"), ["wrong"]),
         (("message1", "other", "message2"), []),
         (("message2",), ["lost"]),
         (("message1", "message2", "message2"), ["duplicated"]),
@@ -422,6 +474,7 @@ def test_files_of_a_vector_store(listed: list[str], kinds: list[str]) -> None:
 def test_what_the_model_was_shown(shown: tuple[str, ...], kinds: list[str]) -> None:
     story = Story()
     story.run.must_see = ["message1", "message2"]
+    story.run.must_not_see = ["message3"]
 
     found = check_prompts(story.run, [Asked(0, "node-1", shown)], story.thread.messages)
 
