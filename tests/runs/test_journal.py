@@ -52,7 +52,7 @@ class Desk:
         run = self.journal.run
 
         def read(tx: Transaction) -> tuple[Run, list[RunStep], list[Message]]:
-            messages = list(tx.messages.newest_first(run.thread_id))
+            messages = list(tx.messages.seen_by(run.thread_id, run.id))
             return tx.runs.get(run.thread_id, run.id), tx.steps.all(run.id), messages[::-1]
 
         return await self.store.read(PROJECT, read)

@@ -7,6 +7,7 @@ from threadkeep.contract.ids import id_after, new_id
 from threadkeep.contract.paging import ListQuery
 from threadkeep.contract.threads import Thread
 from threadkeep.storage import Transaction
+from threadkeep.storage.runs import Line
 
 
 def test_assistant_is_stored_changed_and_deleted(tx: Transaction) -> None:
@@ -103,9 +104,23 @@ def test_thread_is_read_backwards_beyond_one_block(tx: Transaction, thread: Thre
     for message in messages:
         tx.messages.insert(message)
     backwards = [message.id for message in reversed(messages)]
-    assert [message.id for message in tx.messages.newest_first(thread.id)] == backwards
-    assert [message.id for message in tx.messages.newest_first(thread.id, before=messages[100].id)] == backwards[150:]
-    assert next(tx.messages.newest_first(thread.id)) == messages[-1]
+    assert [message.id for message in tx.messages.seen_by(thread.id, "run_x")] == backwards
+    assert next(tx.messages.seen_by(thread.id, "run_x")) == messages[-1]
+
+
+def test_run_does_not_see_what_stands_behind_it(tx: Transaction, thread: Thread) -> None:
+    run = a_run(thread.id)
+    tx.runs.insert(run)
+    messages = [a_message(thread.id, str(number)) for number in range(250)]
+    for message in messages:
+        tx.messages.insert(message)
+
+    tx.runs.put_ahead_of(Line(run, []), messages[150].id)
+
+    seen = [message.id for message in tx.messages.seen_by(thread.id, run.id)]
+    assert seen == [message.id for message in reversed(messages[:150])]
+    assert tx.messages.place_for(thread.id, run.id) == (messages[149].id, messages[150].id)
+    assert tx.messages.last_id(thread.id, before=messages[3].id) == messages[2].id
 
 
 def test_steps_of_a_run_come_oldest_first(tx: Transaction, thread: Thread) -> None:

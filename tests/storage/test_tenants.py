@@ -61,6 +61,7 @@ from threadkeep.storage import (
 from threadkeep.storage.contents import NewPassage
 from threadkeep.storage.filters import compiled
 from threadkeep.storage.paging import Listing
+from threadkeep.storage.runs import Line
 from threadkeep.storage.statements import Statement
 from threadkeep.storage.tables import metadata
 
@@ -179,6 +180,8 @@ class Objects(NamedTuple):
     thread: Thread
     message: Message
     run: Run
+    # Behind the other.
+    waiting: Run
     step: RunStep
     store: VectorStore
     store_file: VectorStoreFile
@@ -207,6 +210,8 @@ REFUSED: dict[str, Attempt] = {
     "runs.get": lambda tx, o: tx.runs.get(o.thread.id, o.run.id),
     "runs.lock": lambda tx, o: tx.runs.lock(o.thread.id, o.run.id),
     "runs.replace": lambda tx, o: tx.runs.replace(replace(o.run, status="failed"), was=o.run.status),
+    "runs.end": lambda tx, o: tx.runs.end(replace(o.waiting, status="failed"), was=o.waiting.status),
+    "messages.place_for": lambda tx, o: tx.messages.place_for(o.thread.id, o.run.id),
     "steps.get": lambda tx, o: tx.steps.get(o.thread.id, o.run.id, o.step.id),
     "steps.replace": lambda tx, o: tx.steps.replace(replace(o.step, status="failed")),
     "steps.end": lambda tx, o: tx.steps.end(replace(o.step, status="failed"), told=7),
@@ -265,8 +270,15 @@ EMPTY: dict[str, Attempt] = {
     "messages.delete": lambda tx, o: tx.messages.delete(o.thread.id, o.message.id),
     "messages.list": lambda tx, o: tx.messages.list(o.thread.id, ListQuery()).data,
     "messages.last_id": lambda tx, o: tx.messages.last_id(o.thread.id),
-    "messages.newest_first": lambda tx, o: list(tx.messages.newest_first(o.thread.id)),
+    "messages.seen_by": lambda tx, o: list(tx.messages.seen_by(o.thread.id, o.run.id)),
     "runs.find": lambda tx, o: tx.runs.find(o.thread.id, o.run.id),
+    "runs.lock_line": lambda tx, o: tx.runs.lock_line(o.thread.id),
+    "runs.rewrite": lambda tx, o: tx.runs.rewrite(replace(o.run, metadata={"stolen": "yes"})),
+    "runs.put_ahead_of": lambda tx, o: tx.runs.put_ahead_of(Line(o.run, []), o.message.id),
+    "runs.put_all_ahead_of": lambda tx, o: tx.runs.put_all_ahead_of(Line(o.run, []), o.message.id),
+    "runs.next": lambda tx, o: tx.runs.next(o.thread.id),
+    "runs.is_waiting": lambda tx, o: tx.runs.is_waiting(o.thread.id, o.waiting.id),
+    "runs.begin_turn": lambda tx, o: tx.runs.begin_turn(o.thread.id, o.waiting.id),
     "runs.active": lambda tx, o: tx.runs.active(o.thread.id),
     "runs.told": lambda tx, o: tx.runs.told(o.thread.id, o.run.id),
     "runs.last_id": lambda tx, o: tx.runs.last_id(o.thread.id),
@@ -316,7 +328,7 @@ OWN = (
         if collection != "code_files" and not collection.startswith("vector_store_")
     }
     - {"contents.insert", "passages.insert", "vectors.insert"}
-) | {"uploads.insert_part", "outcomes.keep", "code_files.put", "contents.ensure"}
+) | {"runs.insert_waiting", "uploads.insert_part", "outcomes.keep", "code_files.put", "contents.ensure"}
 # It asks the database, and `passages.hits` is given numbers by the two searches alone.
 OF_NOBODY = {"vectors.is_available", "passages.hits"}
 SEARCHES: dict[str, Attempt] = {
@@ -337,6 +349,7 @@ def insert_all(tx: Transaction, objects: Objects) -> Objects:
     tx.threads.insert(objects.thread)
     tx.code_files.put(objects.thread.id, "notes.txt", objects.file.id)
     tx.runs.insert(objects.run)
+    tx.runs.insert_waiting(objects.waiting, Line(objects.run, []), 1, ahead_of=None)
     tx.messages.insert(objects.message)
     tx.steps.insert(objects.step)
     tx.vector_stores.insert(objects.store)
@@ -363,6 +376,7 @@ def read_all(tx: Transaction, objects: Objects) -> Objects:
         tx.threads.get(objects.thread.id),
         tx.messages.get(objects.thread.id, objects.message.id),
         tx.runs.get(objects.thread.id, objects.run.id),
+        tx.runs.get(objects.thread.id, objects.waiting.id),
         tx.steps.get(objects.thread.id, objects.run.id, objects.step.id),
         tx.vector_stores.get(objects.store.id),
         tx.vector_store_files.get(objects.store.id, objects.store_file.id).file,
@@ -383,6 +397,7 @@ def objects(tx: Transaction) -> Objects:
         thread,
         a_message(thread.id, "secret", run_id=run.id),
         run,
+        a_run(thread.id),
         a_step(run),
         store,
         a_store_file(store.id, attributes={"user": "ada"}),

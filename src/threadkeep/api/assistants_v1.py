@@ -196,6 +196,10 @@ class CreateMessageV1(CarriesMetadata):
     file_ids: MessageFileIds | None = None
 
 
+class AddMessageV1(CreateMessageV1):
+    if_active: messages.IfActive | None = None
+
+
 class CreateThreadV1(CarriesMetadata):
     messages: list[CreateMessageV1] | None = None
 
@@ -222,6 +226,7 @@ class RunOverridesV1(CarriesMetadata):
 class CreateRunV1(RunOverridesV1):
     additional_instructions: Instructions | None = None
     additional_messages: list[CreateMessageV1] | None = None
+    if_active: messages.IfActive | None = None
 
 
 class CreateThreadAndRunV1(RunOverridesV1):
@@ -262,9 +267,16 @@ def _only_files(file_ids: list[str] | None) -> tools.ModifyToolResources:
 
 
 def _upgraded_message(given: CreateMessageV1) -> messages.CreateMessageRequest:
+    return _made(messages.CreateMessageRequest, given, attachments=_upgraded_files(given))
+
+
+def _upgraded_added_message(given: AddMessageV1) -> messages.AddMessageRequest:
+    return _made(messages.AddMessageRequest, given, attachments=_upgraded_files(given))
+
+
+def _upgraded_files(given: CreateMessageV1) -> list[messages.SharedAttachment] | None:
     both: list[tools.AttachmentTool] = [tools.CodeInterpreterTool(), tools.FileSearchToolTypeOnly()]
-    attachments = [messages.SharedAttachment(file_id=file_id, tools=both) for file_id in given.file_ids or ()]
-    return _made(messages.CreateMessageRequest, given, attachments=attachments or None)
+    return [messages.SharedAttachment(file_id=file_id, tools=both) for file_id in given.file_ids or ()] or None
 
 
 def _upgraded_messages(given: list[CreateMessageV1] | None) -> list[messages.CreateMessageRequest] | None:
@@ -316,7 +328,7 @@ class Upgrade(NamedTuple):
 UPGRADES: Final[dict[type, Upgrade]] = {
     assistants.CreateAssistantRequest: Upgrade(CreateAssistantV1, _upgraded_create_assistant),
     assistants.ModifyAssistantRequest: Upgrade(ModifyAssistantV1, _upgraded_modify_assistant),
-    messages.CreateMessageRequest: Upgrade(CreateMessageV1, _upgraded_message),
+    messages.AddMessageRequest: Upgrade(AddMessageV1, _upgraded_added_message),
     threads.CreateThreadRequest: Upgrade(CreateThreadV1, _upgraded_create_thread),
     threads.ModifyThreadRequest: Upgrade(ModifyThreadV1, _upgraded_modify_thread),
     runs.CreateRunRequest: Upgrade(CreateRunV1, _upgraded_create_run),

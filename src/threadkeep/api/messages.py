@@ -6,7 +6,7 @@ from msgspec import UNSET
 from threadkeep.api.call import Call
 from threadkeep.api.threads import in_thread, page_in_thread
 from threadkeep.contract.errors import not_found
-from threadkeep.contract.messages import CreateMessageRequest, Message, ModifyMessageRequest
+from threadkeep.contract.messages import AddMessageRequest, Message, ModifyMessageRequest
 from threadkeep.contract.models import Deleted
 from threadkeep.contract.paging import ListQuery, Page
 from threadkeep.contract.reading import check_id
@@ -22,7 +22,9 @@ class ListMessagesQuery(ListQuery):
 
 async def create_message(call: Call) -> Message:
     thread_id = call.path["thread_id"]
-    request = await call.body(CreateMessageRequest)
+    request = await call.body(AddMessageRequest)
+    if request.if_active not in (None, "reject"):
+        return await call.context.runs.add_message(call.project, thread_id, request, once=await call.once())
     return await call.write_once(Message, lambda tx: conversation.add_message(tx, thread_id, request))
 
 

@@ -66,7 +66,7 @@ EXAMPLES: Final[dict[str, Schema]] = {
     "ModifyAssistantRequest": {"instructions": "Answer in two sentences."},
     "CreateThreadRequest": {"messages": [{"role": "user", "content": "Hello!"}], "metadata": {"user": "ada"}},
     "ModifyThreadRequest": {"metadata": {"user": "ada", "archived": True}},
-    "CreateMessageRequest": {"role": "user", "content": "What is the weather in Oslo?"},
+    "AddMessageRequest": {"role": "user", "content": "What is the weather in Oslo?"},
     "ModifyMessageRequest": {"metadata": {"rating": 5}},
     "CreateRunRequest": {"assistant_id": "asst_…", "stream": True},
     "CreateThreadAndRunRequest": {

@@ -30,7 +30,7 @@ from threadkeep.api.resource import FormBody, Operation, Public, PublicEndpoint,
 from threadkeep.contract.assistants import CreateAssistantRequest, ModifyAssistantRequest
 from threadkeep.contract.errors import NotFound
 from threadkeep.contract.files import CreateFileRequest, ListFilesQuery
-from threadkeep.contract.messages import CreateMessageRequest, ModifyMessageRequest
+from threadkeep.contract.messages import AddMessageRequest, ModifyMessageRequest
 from threadkeep.contract.paging import ListQuery
 from threadkeep.contract.runs import (
     CreateRunRequest,
@@ -58,7 +58,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "GET", "/threads/{thread_id}/messages", "listMessages", messages.list_messages, query=messages.ListMessagesQuery
     ),
     Operation(
-        "POST", "/threads/{thread_id}/messages", "createMessage", messages.create_message, body=CreateMessageRequest
+        "POST", "/threads/{thread_id}/messages", "createMessage", messages.create_message, body=AddMessageRequest
     ),
     Operation("GET", "/threads/{thread_id}/runs", "listRuns", runs.list_runs, query=ListQuery),
     Operation(

@@ -21,6 +21,9 @@ _RANDOM_BITS: Final = 94
 # How far one id lies behind the one before it in the same millisecond: large enough not to be guessed from it,
 # small enough that the random part does not overflow into the clock within any burst.
 _STEP_BITS: Final = 64
+# What `id_apart` leaves: a millisecond, of which each id in between takes up one or two parts in so many.
+_ROOM: Final = 1 << _RANDOM_BITS
+_STEPS_BETWEEN: Final = 4096
 
 _lock = threading.Lock()
 _last = 0
@@ -42,6 +45,27 @@ def id_after(prefix: Prefix, last: str | None) -> str:
 def first_id(prefix: Prefix, at: float) -> str:
     """Sorts before every id made at that moment, in unix seconds, or later, and after those made before."""
     return _with_prefix(prefix, int(max(0.0, at) * 1000) << _RANDOM_BITS)
+
+
+def id_apart(prefix: Prefix, last: str | None) -> str:
+    """As ``id_after``, and with room for ids between the two, see ``id_between``."""
+    return id_after(prefix, None if last is None else _with_prefix(prefix, _value(last) + _ROOM))
+
+
+def id_between(prefix: Prefix, last: str | None, end: str) -> str:
+    """A fresh id after ``last``, near to it, and before ``end``: thousands more fit in behind it, and ahead of it.
+
+    ``end`` was made with room before it, by ``id_apart``, or is one of these.
+    """
+    # A little before `end` at most, so that the id still tells about when it was made.
+    floor = max(0 if last is None else _value(last), _value(end) - _ROOM)
+    step = (_value(end) - floor) // _STEPS_BETWEEN
+    return _with_prefix(prefix, floor + 1 + step + secrets.randbelow(step))
+
+
+def time_of(identifier: str) -> int:
+    """When the id was made, in unix seconds: of one made between others it is about their time."""
+    return (_value(identifier) >> _RANDOM_BITS) // 1000
 
 
 def created_at() -> int:

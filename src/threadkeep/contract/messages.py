@@ -16,6 +16,9 @@ Role = Literal["user", "assistant"]
 Detail = Literal["auto", "low", "high"]
 MessageStatus = Literal["in_progress", "incomplete", "completed"]
 IncompleteReason = Literal["content_filter", "max_tokens", "run_cancelled", "run_expired", "run_failed"]
+# Beyond the contract, which knows "reject" alone: what becomes of a message, or of a run, for a thread with an active
+# run. Behind it and all that waits; or next, and the active run is cancelled.
+IfActive = Literal["reject", "enqueue", "interrupt"]
 
 MAX_TEXT_LENGTH = 256_000
 Text256k = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
@@ -167,6 +170,14 @@ class CreateMessageRequest(CarriesMetadata):
     role: Role
     content: Text256k | Annotated[list[RequestContent], Meta(min_length=1)]
     attachments: list[Attachment] | None = None
+
+
+class AddMessageRequest(CreateMessageRequest):
+    """``CreateMessageRequest``, for a thread that may be busy."""
+
+    # Beyond the contract: what to do while a run is active. "reject", unless given; "enqueue" puts the message behind
+    # all that the runs before it write; "interrupt" cancels the active run, and puts the message ahead of waiting runs.
+    if_active: IfActive | None = None
 
 
 class ModifyMessageRequest(ModifiesMetadata):

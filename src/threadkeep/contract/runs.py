@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from threadkeep.contract.assistants import Instructions, Temperature, TopP
-from threadkeep.contract.messages import CreateMessageRequest
+from threadkeep.contract.messages import CreateMessageRequest, IfActive
 from threadkeep.contract.metadata import CarriesMetadata, Metadata, ModifiesMetadata
 from threadkeep.contract.run_status import RunStatus
 from threadkeep.contract.threads import CreateThreadRequest
@@ -144,6 +144,9 @@ class CreateRunRequest(RunOverrides):
     additional_instructions: Instructions | None = None
     # Added to the thread ahead of the run.
     additional_messages: list[CreateMessageRequest] | None = None
+    # Beyond the contract: what to do while another run is active. "reject", unless given; "enqueue" begins the run when
+    # those before it are over; "interrupt" cancels the active run and begins this one next.
+    if_active: IfActive | None = None
 
 
 class CreateThreadAndRunRequest(RunOverrides):

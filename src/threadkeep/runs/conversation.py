@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from threadkeep.contract.errors import InvalidRequest
-from threadkeep.contract.ids import created_at, id_after, new_id
+from threadkeep.contract.ids import created_at, new_id
 from threadkeep.contract.messages import (
     Content,
     CreateMessageRequest,
@@ -17,6 +17,7 @@ from threadkeep.contract.messages import (
 )
 from threadkeep.contract.threads import CreateThreadRequest, ModifyThreadRequest, Thread
 from threadkeep.runs import resources
+from threadkeep.runs.line import Spot, created_before
 from threadkeep.search.stores import HELPERS_EXPIRE
 from threadkeep.storage.store import Transaction
 
@@ -47,7 +48,7 @@ def modify_thread(tx: Transaction, thread_id: str, request: ModifyThreadRequest)
 
 
 def add_message(tx: Transaction, thread_id: str, request: CreateMessageRequest) -> Message:
-    """``createMessage``: refused while a run is active on the thread."""
+    """``createMessage``: refused while a run is active on the thread. See `lifecycle` for what else may be asked."""
     thread = tx.threads.lock(thread_id)
     if (active := tx.runs.active(thread_id)) is not None:
         raise InvalidRequest(f"Can't add messages to {thread_id} while a run {active.id} is active.")
@@ -56,20 +57,22 @@ def add_message(tx: Transaction, thread_id: str, request: CreateMessageRequest) 
 
 
 def append_messages(
-    tx: Transaction, thread: Thread, requests: Sequence[CreateMessageRequest]
+    tx: Transaction, thread: Thread, requests: Sequence[CreateMessageRequest], spot: Spot | None = None
 ) -> tuple[Thread, list[Message]]:
-    """Adds messages in the order given. The caller holds the thread's lock, or has just made the thread.
+    """Adds messages in the order given, at the end unless a ``spot`` is given. The caller holds the thread's lock, or
+    has just made the thread.
 
     The thread comes back changed where files were attached for its tools.
     """
-    last = tx.messages.last_id(thread.id) if requests else None
+    if not requests:
+        return thread, []
+    spot = spot or Spot(tx, thread.id)
     messages: list[Message] = []
-    for request in requests:
-        last = id_after("msg", last)
+    for request, message_id in zip(requests, spot.ids(), strict=False):
         now = created_at()
         message = Message(
-            id=last,
-            created_at=now,
+            id=message_id,
+            created_at=created_before(spot.before, now),
             thread_id=thread.id,
             status="completed",
             incomplete_details=None,

@@ -133,16 +133,18 @@ class Execution:
             # Made here a moment ago: it has no steps yet.
             return Journal(self._store, held, self._lease_s, prepared.run, [], prepared.events)
 
-        def read(tx: Transaction) -> tuple[Run, list[RunStep], Followed | None]:
+        def read(tx: Transaction) -> tuple[Run, list[RunStep], Followed | None, bool]:
             followed = None if isinstance(prepared, Prepared) else tx.work.followed(item.kind, item.key)
-            return tx.runs.get(thread_id, item.key), tx.steps.all(item.key), followed
+            run = tx.runs.get(thread_id, item.key)
+            is_waiting = run.status == "queued" and tx.runs.is_waiting(thread_id, run.id)
+            return run, tx.steps.all(run.id), followed, is_waiting
 
-        run, steps, followed = await Patience(None)(lambda _: self._store.read(item.project, read))
+        run, steps, followed, is_waiting = await Patience(None)(lambda _: self._store.read(item.project, read))
         if isinstance(prepared, Prepared):
             events = prepared.events
         else:
             events = self._streams.take_over(run.id, 0 if followed is None else followed.told)
-        return Journal(self._store, held, self._lease_s, run, steps, events)
+        return Journal(self._store, held, self._lease_s, run, steps, events, is_waiting=is_waiting)
 
     async def _hand_over(self, held: Held, journal: Journal) -> None:
         """The server stops, or the lease is gone: another node goes on from what is stored."""
@@ -178,6 +180,10 @@ class Execution:
             await journal.end("expired")
         elif run.status == "requires_action":
             await journal.wait_for_client()
+        elif journal.is_waiting:
+            await journal.wait_for_turn()
+            # Those who follow the run go on waiting.
+            journal.events.close(_WENT_ON_ELSEWHERE)
         elif held.lease.attempts >= MAX_DEATHS:
             log.error("run_given_up", attempts=held.lease.attempts)
             await journal.end("failed", last_error=SOMETHING_WENT_WRONG)

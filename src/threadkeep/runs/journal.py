@@ -14,7 +14,7 @@ import msgspec
 
 from threadkeep.contract.errors import LeaseLost, NotFound, Unavailable
 from threadkeep.contract.events import MESSAGE_EVENTS, RUN_EVENTS, STEP_EVENTS, Event
-from threadkeep.contract.ids import created_at, id_after
+from threadkeep.contract.ids import created_at, id_after, id_between
 from threadkeep.contract.messages import (
     ContentDelta,
     IncompleteReason,
@@ -53,6 +53,7 @@ from threadkeep.contract.runs import (
 from threadkeep.logs import Log
 from threadkeep.runs.annotations import Annotator
 from threadkeep.runs.follow import EventLog
+from threadkeep.runs.line import created_before
 from threadkeep.runs.moves import NO_USAGE, advance
 from threadkeep.runs.patience import Patience
 from threadkeep.runs.reply import Draft, RefusalAdded, TextAdded
@@ -132,8 +133,12 @@ class Journal:
         steps: list[RunStep],
         events: EventLog,
         patience: Patience | None = None,
-    ):
+        *,
+        is_waiting: bool = False,
+    ) -> None:
         self.run = run
+        # It stood behind another run of its thread when it was read.
+        self.is_waiting = is_waiting
         # Oldest first, as stored.
         self.steps = steps
         self.events = events
@@ -394,6 +399,17 @@ class Journal:
         """Nothing to do before the run expires or its client answers."""
         await self._commit(lambda tx, _: self._release(tx, due_at_s=self.run.expires_at), settles=True)
 
+    async def wait_for_turn(self) -> None:
+        """Nothing to do before the run expires or the one before it is over."""
+
+        def wait(tx: Transaction, _: Telling) -> None:
+            # Held: its turn may begin at this moment, and then it is due.
+            run = tx.runs.lock(self.run.thread_id, self.run.id)
+            due_at_s = run.expires_at if tx.runs.is_waiting(run.thread_id, run.id) else None
+            self._release(tx, due_at_s=due_at_s)
+
+        await self._commit(wait, settles=True)
+
     async def reread(self) -> None:
         """Takes up what others wrote to the run: a cancel."""
         run = self.run
@@ -550,9 +566,10 @@ def _new_message(tx: Transaction, run: Run) -> tuple[Message, list[Event]]:
         tx.messages.replace(message)
         step = next(step for step in tx.steps.all(run.id) if _creates(step, message.id))
     else:
+        last, end = tx.messages.place_for(run.thread_id, run.id)
         message = Message(
-            id=id_after("msg", tx.messages.last_id(run.thread_id)),
-            created_at=created_at(),
+            id=id_after("msg", last) if end is None else id_between("msg", last, end),
+            created_at=created_before(end, created_at()),
             thread_id=run.thread_id,
             status="in_progress",
             incomplete_details=None,

@@ -5,7 +5,8 @@ Each verb is one transaction; execution starts on this node at once where there 
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from contextlib import nullcontext
+from typing import Final, NamedTuple, Self
 
 import msgspec
 from msgspec import UNSET
@@ -14,6 +15,7 @@ from threadkeep.contract.assistants import Assistant
 from threadkeep.contract.errors import InvalidRequest
 from threadkeep.contract.events import STEP_EVENTS, Event
 from threadkeep.contract.ids import created_at, id_after
+from threadkeep.contract.messages import AddMessageRequest, IfActive, Message
 from threadkeep.contract.run_status import ACTIVE
 from threadkeep.contract.run_steps import FunctionToolCall, RunStep, ToolCallsDetails
 from threadkeep.contract.runs import (
@@ -28,12 +30,14 @@ from threadkeep.contract.threads import CreateThreadRequest, Thread
 from threadkeep.contract.tools import ToolResources, TruncationStrategy
 from threadkeep.logs import Log
 from threadkeep.runs import resources
-from threadkeep.runs.conversation import append_messages, create_thread
+from threadkeep.runs.conversation import add_message, append_messages, create_thread
 from threadkeep.runs.execution import Prepared
 from threadkeep.runs.follow import KIND, EventLog
-from threadkeep.runs.moves import advance
+from threadkeep.runs.line import Spot, wait
+from threadkeep.runs.moves import advance, cancel_waiting
 from threadkeep.runs.streams import Follower, Streams
 from threadkeep.storage.outcomes import Once, do_once
+from threadkeep.storage.runs import Line
 from threadkeep.storage.store import Store, Transaction
 from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
 from threadkeep.worker import Worker
@@ -51,6 +55,8 @@ class Begun(NamedTuple):
     events: list[Event]
     # The number of the event before these.
     base: int = 0
+    # Its turn has not come: there is nothing to do yet.
+    waits: bool = False
 
 
 class Started(NamedTuple):
@@ -87,12 +93,42 @@ class Runs:
     ) -> Started:
         """``createRun``."""
 
+        stop = _Cancel(self._worker, project) if request.if_active == "interrupt" else None
+
         def write(tx: Transaction) -> Begun:
             thread = tx.threads.lock(thread_id)
-            run = self._insert(tx, thread, request, named=None)
-            return Begun(run, [Event("thread.run.created", run), Event("thread.run.queued", run)])
+            line = _line(tx, thread_id, request.if_active, stop)
+            run = self._insert(tx, thread, request, named=None, line=line)
+            events = [Event("thread.run.created", run), Event("thread.run.queued", run)]
+            return Begun(run, events, waits=line is not None)
 
-        return await self._start(project, write, once, is_followed=bool(request.stream))
+        return await self._start(project, write, once, is_followed=bool(request.stream), stop=stop)
+
+    async def add_message(
+        self, project: str, thread_id: str, request: AddMessageRequest, *, once: Once | None = None
+    ) -> Message:
+        """``createMessage`` with ``if_active``: on a busy thread the message stands behind the active run."""
+        stop = _Cancel(self._worker, project) if request.if_active == "interrupt" else None
+
+        def add(tx: Transaction) -> Message:
+            thread = tx.threads.lock(thread_id)
+            if (line := _line(tx, thread_id, request.if_active, stop)) is None:
+                return add_message(tx, thread_id, request)
+            spot = Spot(tx, thread_id, line, request.if_active or "reject")
+            _, [message] = append_messages(tx, thread, [request], spot)
+            return message
+
+        def write(tx: Transaction) -> Message:
+            if stop is not None:
+                stop.afresh()
+            message, _ = do_once(tx, once, Message, lambda: add(tx))
+            return message
+
+        async def commit_and_interrupt() -> Message:
+            with stop or nullcontext():
+                return await self._store.write(project, write)
+
+        return await asyncio.shield(asyncio.create_task(commit_and_interrupt()))
 
     async def create_thread_and_run(
         self, project: str, request: CreateThreadAndRunRequest, *, once: Once | None = None
@@ -136,35 +172,26 @@ class Runs:
 
     async def cancel(self, project: str, thread_id: str, run_id: str, *, once: Once | None = None) -> Run:
         """``cancelRun``: answers at once; the holder of the run stops and ends it."""
-
-        terms = self._worker.insist()
+        stop = _Cancel(self._worker, project)
 
         def cancel(tx: Transaction) -> Run:
             tx.threads.get(thread_id)
+            stop.reach(tx, tx.runs.get(thread_id, run_id))
             run = tx.runs.lock(thread_id, run_id)
             if run.status not in ("queued", "in_progress", "requires_action"):
                 raise InvalidRequest(f"Cannot cancel run with status '{run.status}'.")
-            run = advance(tx, run, "cancelling")
-            tx.work.interrupt(KIND, run_id)
-            return run
+            if run.status == "queued" and tx.runs.is_waiting(thread_id, run_id):
+                return cancel_waiting(tx, run)
+            return stop.cancel(tx, run)
 
-        def write(tx: Transaction) -> tuple[Run, bool]:
-            run, is_repeated = do_once(tx, once, Run, lambda: cancel(tx))
-            # Nobody works on it: it is ended here at once, also by a node that has no room for a turn.
-            return run, terms is not None and not is_repeated and tx.work.touch(KIND, run_id, lease=terms)
+        def write(tx: Transaction) -> Run:
+            stop.afresh()
+            run, _ = do_once(tx, once, Run, lambda: cancel(tx))
+            return run
 
         async def commit_and_interrupt() -> Run:
-            try:
-                run, leased = await self._store.write(project, write)
-            except BaseException as error:
-                self._worker.decline(terms, after=error)
-                raise
-            if terms is not None and leased:
-                self._worker.adopt(_lease(project, run, terms), None)
-            else:
-                self._worker.decline(terms)
-                self._worker.interrupt(KIND, run_id)
-            return run
+            with stop:
+                return await self._store.write(project, write)
 
         return await asyncio.shield(asyncio.create_task(commit_and_interrupt()))
 
@@ -178,7 +205,7 @@ class Runs:
             run = tx.runs.lock(thread_id, run_id)
             if request.metadata is not UNSET:
                 run = msgspec.structs.replace(run, metadata=request.metadata or {})
-                tx.runs.replace(run, was=run.status)
+                tx.runs.rewrite(run)
             return run
 
         run, _ = await self._store.write(project, lambda tx: do_once(tx, once, Run, lambda: write(tx)))
@@ -192,14 +219,25 @@ class Runs:
         """Lets those go who follow runs; the runs go on."""
         await self._streams.close()
 
-    def _insert(self, tx: Transaction, thread: Thread, request: RunOverrides, *, named: ToolResources | None) -> Run:
+    def _insert(
+        self,
+        tx: Transaction,
+        thread: Thread,
+        request: RunOverrides,
+        *,
+        named: ToolResources | None,
+        line: Line | None = None,
+    ) -> Run:
         """``named``: the resources that the request names for the run; without any they are the thread's. The
-        assistant's are there in any case.
+        assistant's are there in any case. ``line``: what the run waits behind.
         """
         assistant = tx.assistants.get(request.assistant_id)
+        if_active: IfActive = "reject"
         if isinstance(request, CreateRunRequest):
+            if_active = request.if_active or if_active
             # Ahead of the run: an active one refuses both together.
-            thread, _ = append_messages(tx, thread, request.additional_messages or ())
+            if messages := request.additional_messages:
+                thread, _ = append_messages(tx, thread, messages, Spot(tx, thread.id, line, if_active))
         run = _new_run(
             tx,
             thread.id,
@@ -208,7 +246,10 @@ class Runs:
             resources=resources.together(assistant.tool_resources, thread.tool_resources if named is None else named),
             expires_s=self._run_expires_s,
         )
-        tx.runs.insert(run)
+        if line is None:
+            tx.runs.insert(run)
+        else:
+            wait(tx, run, line, if_active)
         resources.use_stores(tx, run)
         return run
 
@@ -220,10 +261,16 @@ class Runs:
         *,
         is_followed: bool,
         again: bool = False,
+        stop: "_Cancel | None" = None,
     ) -> Started:
+        async def commit_and_begin() -> Started:
+            with stop or nullcontext():
+                return await self._commit_and_begin(
+                    project, write, once, is_followed=is_followed, again=again, stop=stop
+                )
+
         # Shielded: between the commit and the start of the work lies no point at which a caller may give up.
-        begin = self._commit_and_begin(project, write, once, is_followed=is_followed, again=again)
-        return await asyncio.shield(asyncio.create_task(begin))
+        return await asyncio.shield(asyncio.create_task(commit_and_begin()))
 
     async def _commit_and_begin(
         self,
@@ -233,12 +280,15 @@ class Runs:
         *,
         is_followed: bool,
         again: bool,
+        stop: "_Cancel | None",
     ) -> Started:
         """Commits ``write`` together with the work to be done, leased to this node where it has room for it."""
         terms = self._worker.offer()
 
         def with_work(tx: Transaction) -> tuple[Run, Begun | None, bool]:
             """None: the run was begun by an earlier request of the same."""
+            if stop is not None:
+                stop.afresh()
             written: list[Begun] = []
 
             def begin() -> Run:
@@ -250,14 +300,17 @@ class Runs:
                 return run, None, False
             [begun] = written
             lane = self._lane_of(run.model)
-            taken = self._worker.enter(terms, lane)
+            taken = None if begun.waits else self._worker.enter(terms, lane)
             if again:
                 return run, begun, tx.work.touch(KIND, run.id, lease=taken)
+            expires_at_ms = None if run.expires_at is None else run.expires_at * 1000
             tx.work.insert(
                 KIND,
                 run.id,
                 thread=run.thread_id,
-                overdue_at_ms=None if run.expires_at is None else run.expires_at * 1000,
+                # One whose turn has not come is due when it comes; or else when its time is over.
+                due_at_ms=expires_at_ms if begun.waits else None,
+                overdue_at_ms=expires_at_ms,
                 lane=lane,
                 lease=taken,
                 told=len(begun.events),
@@ -285,6 +338,68 @@ class Runs:
             self._worker.wake()
         log.info("run_continued" if again else "run_created", run_id=run.id, thread_id=run.thread_id, here=leased)
         return Started(run, begun.base, events if leased else self._streams.follow(project, run, events))
+
+
+class _Cancel:
+    """A cancel that becomes part of a transaction. As a context around its commit, it sees to it that the run ends:
+    at once on this node where nobody works on it, even if there is no room for a turn; else by whoever does.
+    """
+
+    def __init__(self, worker: Worker, project: str) -> None:
+        self._worker = worker
+        self._project = project
+        self._terms: LeaseTerms | None = None
+        self._run: Run | None = None
+        self._leased = False
+
+    def afresh(self) -> None:
+        """To be called when the transaction begins: it may be run again, and come to something else."""
+        self._run, self._leased = None, False
+
+    def reach(self, tx: Transaction, run: Run) -> None:
+        """Asks whoever executes the run to stop. First of all: like them the transaction holds the work before it holds
+        the run, or the two might wait for each other.
+        """
+        tx.work.interrupt(KIND, run.id)
+
+    def cancel(self, tx: Transaction, run: Run) -> Run:
+        """The run, which was reached and is held by the transaction, cancelling."""
+        self._run = run = advance(tx, run, "cancelling")
+        self._leased = self._terms is not None and tx.work.touch(KIND, run.id, lease=self._terms)
+        return run
+
+    def __enter__(self) -> Self:
+        self._terms = self._worker.insist()
+        return self
+
+    def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
+        if failure is None and self._run is not None and self._terms is not None and self._leased:
+            self._worker.adopt(_lease(self._project, self._run, self._terms), None)
+            return
+        self._worker.decline(self._terms, after=failure)
+        if failure is None and self._run is not None:
+            self._worker.interrupt(KIND, self._run.id)
+
+
+def _line(tx: Transaction, thread_id: str, if_active: IfActive | None, stop: _Cancel | None) -> Line | None:
+    """The line to stand in; None where there is none, or the request does not want to. The caller holds the thread.
+
+    With ``stop`` the active run is cancelled.
+    """
+    if if_active in (None, "reject"):
+        return None
+    reached: str | None = None
+    if stop is not None and (active := tx.runs.active(thread_id)) is not None and active.status != "cancelling":
+        stop.reach(tx, active)
+        reached = active.id
+    if (line := tx.runs.lock_line(thread_id)) is None:
+        return None
+    if stop is not None and line.active.status != "cancelling":
+        if line.active.id != reached:
+            # That one has ended meanwhile.
+            stop.reach(tx, line.active)
+        stop.cancel(tx, line.active)
+    return line
 
 
 def _lease(project: str, run: Run, terms: LeaseTerms) -> Lease:

@@ -8,6 +8,8 @@ from threadkeep.contract.errors import IllegalMove
 from threadkeep.contract.ids import created_at
 from threadkeep.contract.run_status import TERMINAL, RunStatus, is_legal
 from threadkeep.contract.runs import LastError, RequiredAction, Run, RunIncompleteDetails, Usage
+from threadkeep.runs.follow import KIND
+from threadkeep.runs.line import move_up
 from threadkeep.storage.store import Transaction
 
 _STAMPS: Final[dict[RunStatus, str]] = {
@@ -45,8 +47,25 @@ def advance(
         **({_STAMPS[to]: created_at()} if to in _STAMPS else {}),
         **({"expires_at": None, "usage": used_so_far(tx, run)} if to in TERMINAL else {}),
     )
-    tx.runs.replace(moved, was=run.status, told=told)
+    if to not in TERMINAL:
+        tx.runs.replace(moved, was=run.status, told=told)
+    elif tx.runs.end(moved, was=run.status, told=told):
+        move_up(tx, run.thread_id)
     return moved
+
+
+def cancel_waiting(tx: Transaction, run: Run) -> Run:
+    """Cancels a run, locked in this transaction, whose turn has not come: it is over at once, as nobody works on it.
+    What comes back is the first of its two moves, for whoever asked.
+    """
+    cancelling = msgspec.structs.replace(run, status="cancelling")
+    cancelled = msgspec.structs.replace(
+        cancelling, status="cancelled", cancelled_at=created_at(), expires_at=None, usage=total([])
+    )
+    # Two events, which nobody tells live: those of readers are made from what is stored.
+    tx.runs.end(cancelled, was="queued", told=tx.work.tell(KIND, run.id, events=2) + 2)
+    tx.work.remove(KIND, run.id)
+    return cancelling
 
 
 def used_so_far(tx: Transaction, run: Run) -> Usage:

@@ -105,7 +105,7 @@ def build(
     history: list[chat.ChatMessage] = []
     shown: list[Pictures] = []
     spent, bytes_shown, dropped = fixed, 0, False
-    for message in tx.messages.newest_first(run.thread_id):
+    for message in tx.messages.seen_by(run.thread_id, run.id):
         if message.run_id == run.id or message.status == "in_progress":
             continue
         if most is not None and len(history) >= most:

@@ -137,11 +137,15 @@ class _Retelling:
             self.events += [Told(before, event) for event in events]
 
     def ahead(self, number: int, event: Event) -> None:
-        """As ``until``, ahead of the end of the step that was told last, if that was cancelled with the run."""
+        """As ``until``, ahead of the end of the step that was told last, if that was cancelled with the run; without
+        one it was told right before ``number``.
+        """
         at = next((at for at, told in enumerate(self.events) if told.event.name == STEP_EVENTS["cancelled"]), None)
         if at is not None:
             before = self.events[at - 1].number if at else max(self.before, self._after)
             self.events.insert(at, Told(min(before, self.events[at].number), event))
+        elif number - 1 > self.before:
+            self.exactly(number - 1, event)
         else:
             self.until(number, [event])
 

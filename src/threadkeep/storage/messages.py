@@ -1,6 +1,7 @@
 """Messages of a thread."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -8,9 +9,9 @@ import sqlalchemy as sa
 from threadkeep.contract.errors import not_found
 from threadkeep.contract.messages import Message
 from threadkeep.contract.paging import ListQuery, Page
-from threadkeep.storage.paging import HIGHEST, LOWEST, Listing, encode
-from threadkeep.storage.statements import PROJECT, Bound, Statement, text
-from threadkeep.storage.tables import messages
+from threadkeep.storage.paging import HIGHEST, Listing, encode
+from threadkeep.storage.statements import PROJECT, Bound, Statement, number, text
+from threadkeep.storage.tables import messages, runs
 from threadkeep.storage.words import words_of_message
 
 _decoder = msgspec.json.Decoder(Message)
@@ -35,11 +36,42 @@ GET = Statement(sa.select(messages.c.object).where(*_one))
 LOCK = Statement(sa.select(messages.c.object).where(*_one).with_for_update(key_share=True))
 REPLACE = Statement(sa.update(messages).where(*_one).values(object=text("json"), words=text("words")))
 DELETE = Statement(sa.delete(messages).where(*_one))
-LAST_ID = Statement(sa.select(messages.c.id).where(*_in_thread).order_by(messages.c.id.desc()).limit(1))
+_last_id = sa.select(messages.c.id).where(*_in_thread).order_by(messages.c.id.desc()).limit(1)
+_before = messages.c.id < text("high")
+LAST_ID = Statement(_last_id)
+LAST_ID_BEFORE = Statement(_last_id.where(_before))
+# Where what a run reads and writes ends: at the first message that stands behind it.
+_highest = sa.literal_column(f"'{HIGHEST}'", sa.Text)
+_run = (runs.c.project_id == PROJECT, runs.c.thread_id == text("thread"), runs.c.id == text("run"))
+_end_of_run = sa.func.coalesce(sa.select(runs.c.ahead_of).where(*_run).scalar_subquery(), _highest)
+# In one statement: of a message that is put behind the run at this moment either both are seen, or neither is.
+SEEN_BY_RUN = Statement(
+    sa.select(messages.c.object)
+    .where(*_in_thread, _before, messages.c.id < _end_of_run)
+    .order_by(messages.c.id.desc())
+    .limit(number("limit"))
+)
+# The run's row is held from here on: whoever puts a message behind the run holds it too, and looks for the last message
+# only then.
+PLACE_FOR_RUN = Statement(
+    sa.select(
+        _last_id.where(messages.c.id < sa.func.coalesce(runs.c.ahead_of, _highest)).correlate(runs).scalar_subquery(),
+        runs.c.ahead_of,
+    )
+    .where(*_run)
+    .with_for_update(key_share=True, of=runs)
+)
 LIST = Listing(sa.select(messages.c.object).where(*_in_thread), messages.c.id, _decoder)
 LIST_OF_RUN = Listing(
     sa.select(messages.c.object).where(*_in_thread, messages.c.run_id == text("run")), messages.c.id, _decoder
 )
+
+
+class Place(NamedTuple):
+    """Where a run's next message goes: after ``last`` and before ``end``, by id; None where there is no such one."""
+
+    last: str | None
+    end: str | None
 
 
 class Messages:
@@ -84,16 +116,27 @@ class Messages:
             return LIST.page(self._bound, query, thread=thread_id)
         return LIST_OF_RUN.page(self._bound, query, thread=thread_id, run=run_id)
 
-    def last_id(self, thread_id: str) -> str | None:
-        """The id that the next message's must lie behind, see `contract.ids.id_after`."""
-        row = self._bound.row(LAST_ID, thread=thread_id)
+    def last_id(self, thread_id: str, *, before: str | None = None) -> str | None:
+        """The id that the next message's must lie behind, see `contract.ids.id_after`; of those ahead of ``before``."""
+        if before is None:
+            row = self._bound.row(LAST_ID, thread=thread_id)
+        else:
+            row = self._bound.row(LAST_ID_BEFORE, thread=thread_id, high=before)
         return None if row is None else row[0]
 
-    def newest_first(self, thread_id: str, before: str | None = None) -> Iterator[Message]:
-        """The thread backwards, from ahead of ``before``, fetched as far as it is read: only inside the transaction."""
-        high = HIGHEST if before is None else before
+    def place_for(self, thread_id: str, run_id: str) -> Place:
+        """Where the run's next message goes, and that stays so until the transaction ends."""
+        if (row := self._bound.row(PLACE_FOR_RUN, thread=thread_id, run=run_id)) is None:
+            raise not_found("run", run_id)
+        return Place(*row)
+
+    def seen_by(self, thread_id: str, run_id: str) -> Iterator[Message]:
+        """The thread backwards, but for what stands behind the run, fetched as far as it is read: only inside the
+        transaction.
+        """
+        high = HIGHEST
         while True:
-            rows = self._bound.rows(LIST.down, thread=thread_id, low=LOWEST, high=high, limit=_BLOCK)
+            rows = self._bound.rows(SEEN_BY_RUN, thread=thread_id, run=run_id, high=high, limit=_BLOCK)
             for row in rows:
                 message = _decoder.decode(row[0])
                 high = message.id

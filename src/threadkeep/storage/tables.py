@@ -61,6 +61,7 @@ _ID = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 ACTIVE_RUN = sa.text(f"status IN ({', '.join(repr(status) for status in sorted(ACTIVE))})")
+WAITING_RUN = sa.text("status = 'waiting'")
 
 
 def _id(name: str, *, primary_key: bool = False, nullable: bool = False) -> sa.Column[str]:
@@ -395,10 +396,15 @@ runs = sa.Table(
     sa.Column("project_id", _ID, primary_key=True),
     _id("thread_id"),
     _id("id", primary_key=True),
+    # As in the object; but "waiting" while the run, "queued" in the object, stands behind another one of its thread.
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("object", sa.Text, nullable=False),
     # The number of the last event of the run, once it has ended.
     sa.Column("told", sa.BigInteger, nullable=True),
+    # Among those that wait the lowest is next. Null where no run ever stood behind this one, nor this behind another.
+    sa.Column("place", sa.BigInteger, nullable=True),
+    # The first message of the thread that stands behind the run: what it reads and writes lies before. Null: none does.
+    _id("ahead_of", nullable=True),
     sa.ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
     sa.Index(None, "project_id", "thread_id", "id"),
     # One active run for each thread: this index is the rule, whatever the code believes.
@@ -409,6 +415,15 @@ runs = sa.Table(
         unique=True,
         sqlite_where=ACTIVE_RUN,
         postgresql_where=ACTIVE_RUN,
+    ),
+    sa.Index(
+        "runs_waiting_idx",
+        "project_id",
+        "thread_id",
+        "place",
+        unique=True,
+        sqlite_where=WAITING_RUN,
+        postgresql_where=WAITING_RUN,
     ),
 )
 
