@@ -166,6 +166,7 @@ class Worker:
         self._promised: dict[str, float] = {}
         # The lanes of those that have entered one.
         self._entered: dict[str, str | None] = {}
+        self._entering = threading.Lock()
         self._kept = asyncio.Event()
         # A claim is on its way: leases may exist of which nothing is known here yet.
         self._claiming = False
@@ -214,13 +215,17 @@ class Worker:
     def enter(self, terms: LeaseTerms | None, lane: str | None) -> LeaseTerms | None:
         """The terms, if the lane of the item has room as well. To be asked inside the transaction that stores the item,
         whatever thread that runs in; once more when it is run again."""
-        if terms is None or terms.token in self._entered:
+        with self._entering:
+            if terms is None or terms.token in self._entered:
+                return terms
+            # A transaction that nobody waits for any more: what it took would never be given back.
+            if terms.token not in self._promised:
+                return None
+            # The offer has taken its place already.
+            if not self.lanes.enter(lane, self._room() + 1):
+                return None
+            self._entered[terms.token] = lane
             return terms
-        # The offer has taken its place already.
-        if not self.lanes.enter(lane, self._room() + 1):
-            return None
-        self._entered[terms.token] = lane
-        return terms
 
     def adopt(self, lease: Lease, prepared: object) -> None:
         """Starts at once on an item that was stored under an offered lease."""
@@ -231,8 +236,9 @@ class Worker:
         """An offered lease was not taken up. None, where none was offered, is declined as well. ``after`` what: where
         the database went away it may have been taken up all the same, and is given back."""
         if terms is not None:
-            del self._promised[terms.token]
-            self.lanes.leave(self._entered.pop(terms.token, None))
+            with self._entering:
+                del self._promised[terms.token]
+                self.lanes.leave(self._entered.pop(terms.token, None))
             self._unsure |= isinstance(after, Unavailable)
             self._kept.set()
 

@@ -3,10 +3,13 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.support.databases import Database
+from tests.support.nodes import node
+from tests.support.postgres import PostgresServer
 from tests.support.server import serving
 from tests.support.stories import CREATED, FUNCTION, ScriptedModel, ScriptedModels, Story, call_ids
 from threadkeep.settings import Settings
@@ -113,3 +116,24 @@ def test_a_stream_of_a_run_that_waits_begins_and_goes_on(database: Database, scr
 
         assert stream.names()[: len(CREATED)] == list(CREATED)
         assert stream.text == "Hello"
+
+
+def test_what_one_node_has_no_room_for_at_an_upstream_another_takes(
+    postgres: PostgresServer, tmp_path: Path, scripted_models: ScriptedModels
+) -> None:
+    database = Database(postgres.create_database(template="threadkeep"), tmp_path)
+    model = scripted_models.new_model()
+    model.says([gate := Gate(), Say("one")], [gate, Say("two")], Say("three"))
+    bound = ("--upstream-max-concurrent", "1")
+    with node(database, scripted_models, *bound) as first, node(database, scripted_models, *bound):
+        assistant = first.http.post("/assistants", json={"model": model.name}).json()["id"]
+        paths: list[str] = []
+        for _ in range(3):
+            thread = first.http.post("/threads", json={"messages": [{"role": "user", "content": "Hi"}]}).json()["id"]
+            run = first.http.post(f"/threads/{thread}/runs", json={"assistant_id": assistant}).json()
+            paths.append(f"/threads/{thread}/runs/{run['id']}")
+        # One on each node: the second could not have begun on the first.
+        model.book.wait_for_requests(2)
+        assert first.http.get(paths[2]).json()["status"] == "queued"
+        gate.release()
+        assert [first.until_ended(path) for path in paths] == ["completed"] * 3

@@ -402,6 +402,17 @@ async def test_work_of_a_full_lane_waits_and_lets_all_other_work_by(store: Store
         await until(lambda: not worker.lanes.held)
 
 
+async def test_a_lane_is_not_entered_with_a_lease_that_was_declined(store: Store, chores: Chores) -> None:
+    """The store gave up on a transaction, which runs all the same."""
+    async with working(store, chores.handle, lanes=Lanes({"a": 1})) as worker:
+        terms = worker.offer()
+        worker.decline(terms)
+
+        assert worker.enter(terms, "a") is None
+
+        assert not worker.lanes.held
+
+
 async def test_an_offered_lease_counts_in_the_lane_that_it_entered(store: Store, chores: Chores) -> None:
     async with working(store, chores.handle, lanes=Lanes({"a": 2})) as worker:
         terms, second, third = worker.offer(), worker.offer(), worker.offer()
