@@ -224,7 +224,7 @@ async def open_server(
                 api.upstreams(lambda: upstreams.troubles),
                 api.code_interpreter(lambda: sandbox.state, is_needed=settings.code_interpreter == "on"),
             ],
-            gauges=_gauges(store, worker, ingester, sandbox, lag),
+            gauges=_gauges(store, upstreams, worker, ingester, sandbox, lag),
             limits=api.Limits(
                 body_bytes=settings.max_request_bytes,
                 file_bytes=settings.max_file_bytes,
@@ -274,7 +274,9 @@ def _on_thread_deleted(notices: Notices, worker: Worker, sandbox: Sessions) -> C
     return end_everywhere
 
 
-def _gauges(store: Store, worker: Worker, ingester: Worker, sandbox: Sessions, lag: Lag) -> list[Gauge]:
+def _gauges(
+    store: Store, upstreams: Upstreams, worker: Worker, ingester: Worker, sandbox: Sessions, lag: Lag
+) -> list[Gauge]:
     return [
         Gauge("threadkeep_info", "What runs.", lambda: {(__version__,): 1}, labels=("version",)),
         Gauge(
@@ -289,6 +291,24 @@ def _gauges(store: Store, worker: Worker, ingester: Worker, sandbox: Sessions, l
             "threadkeep_upstream_runs_held",
             "Runs that this node executes, by the upstream that answers them.",
             lambda: {(lane,): count for lane, count in worker.lanes.held.items()},
+            labels=("upstream",),
+        ),
+        Gauge(
+            "threadkeep_upstream_attempts_total",
+            "Requests that runs sent to upstreams, each repetition counted: answered, refused, limited (429), failed "
+            "(5xx), unreachable, silent, cut; spared were not sent.",
+            lambda: {
+                (upstream.name, outcome): count
+                for upstream in upstreams.configured
+                for outcome, count in upstream.outcomes.items()
+            },
+            labels=("upstream", "outcome"),
+            kind="counter",
+        ),
+        Gauge(
+            "threadkeep_upstream_left_alone",
+            "Whether the upstream, or some of its models, are not asked for the moment because they fail.",
+            lambda: {(upstream.name,): bool(upstream.troubles) for upstream in upstreams.configured},
             labels=("upstream",),
         ),
         Gauge(

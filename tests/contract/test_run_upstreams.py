@@ -401,6 +401,11 @@ def test_a_server_that_is_away_fails_runs_at_once_and_keeps_no_other_from_answer
             part = ready.json()["parts"]["upstreams"]
             assert (ready.status_code, part["status"]) == (200, "off")
             assert part["reason"].startswith("'deaf' has failed for 'deaf' for ")
+            metrics = httpx2.get(f"{server.url}/metrics", trust_env=False).text
+            assert 'threadkeep_upstream_left_alone{upstream="deaf"} 1\n' in metrics
+            assert 'threadkeep_upstream_left_alone{upstream="well"} 0\n' in metrics
+            assert 'threadkeep_upstream_attempts_total{upstream="deaf",outcome="silent"} 5\n' in metrics
+            assert 'threadkeep_upstream_attempts_total{upstream="deaf",outcome="spared"} 1\n' in metrics
             story.model.says(Say("Hello"))
             story.assistant(model=story.model.name)
             assert story.stream_run(story.thread("Hi")).text == "Hello"
