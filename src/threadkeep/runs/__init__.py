@@ -1,1 +1,1 @@
-"""How a run happens: lifecycle (the verbs), execution (the turn loop), prompt, reply, journal, follow."""
+"""How a run happens: lifecycle (the verbs), execution (the turn loop), prompt, reply, journal, follow, streams."""
