@@ -8,7 +8,7 @@ from tests.upstream.answers import ask, asking, connected
 from threadkeep.contract.errors import UpstreamFailed
 from threadkeep.upstream import breaker as breakers
 from threadkeep.upstream.breaker import LONGEST_PAUSE_S, OPENS_AFTER, OPENS_AFTER_S, PAUSE_S, Breaker
-from threadkeep.upstream.scripted import Hang, Received, Say, ScriptedUpstream, Status, Step
+from threadkeep.upstream.scripted import Chunk, Cut, Hang, Raw, Received, Say, ScriptedUpstream, Status, Step
 from threadkeep.upstream.upstreams import Upstream
 
 
@@ -138,7 +138,7 @@ async def test_a_server_that_is_away_is_left_alone_and_asked_again_after_a_pause
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("bad", [Status(503), Hang()])
+@pytest.mark.parametrize("bad", [Status(503), Hang(), Cut(), Raw(b"data: {oops}\n\n")])
 async def test_a_model_that_fails_is_left_alone_and_the_others_are_not(bad: Step) -> None:
     def entry(request: Received) -> Step:
         return bad if request.body["model"] == "bad" else Say("ok")
@@ -157,9 +157,16 @@ async def test_a_model_that_fails_is_left_alone_and_the_others_are_not(bad: Step
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 429])
-async def test_what_is_refused_is_no_failure_of_the_server(status: int) -> None:
-    async with ScriptedUpstream([Status(status)], repeat=True) as server, connected(server, max_retries=0) as up:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        *map(Status, (400, 401, 403, 404, 429)),
+        Chunk({"error": {"message": "Too long", "code": "context_length_exceeded"}}),
+        Chunk({"error": {"message": "Too fast", "code": 429}}),
+    ],
+)
+async def test_what_is_refused_is_no_failure_of_the_server(refusal: Step) -> None:
+    async with ScriptedUpstream([refusal], repeat=True) as server, connected(server, max_retries=0) as up:
         await failed(up, times=3 * OPENS_AFTER)
         assert len(server.requests) == 3 * OPENS_AFTER
 

@@ -201,10 +201,10 @@ class ChatCompletionsUpstream:
             except UpstreamFailed as failure:
                 if has_shown:
                     raise
-                if failure.code == "rate_limit_exceeded":
-                    self._answered(model, "limited")
-                else:
+                if failure.code == "server_error":
                     self._failed(model, opened.began_at, "cut", failure)
+                else:
+                    self._answered(model, "limited" if failure.code == "rate_limit_exceeded" else "refused")
                 if not failure.may_pass:
                     raise
                 await attempts.pause(failure, None)
@@ -322,7 +322,7 @@ class ChatCompletionsUpstream:
                 failure = failures.unreachable(place, why(error))
                 # A kept connection that the server had closed meanwhile: a new one is made at once.
                 wait_s = None
-                if isinstance(error, aiohttp.ServerDisconnectedError) and not attempts.retries:
+                if isinstance(error, aiohttp.ServerDisconnectedError) and attempts.is_first:
                     wait_s = 0.0
                 else:
                     refuses = isinstance(error, aiohttp.ClientConnectorError)
@@ -429,6 +429,11 @@ class _Attempts:
         self._until = time.monotonic() + config.retry_total_s
         if deadline is not None:
             self._until = min(self._until, deadline)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether none was made yet, and another may be."""
+        return not self.retries and self._most > 0
 
     async def pause(self, failure: UpstreamFailed, wait_s: float | None) -> None:
         """Returns when it is time for another attempt, ``wait_s`` after this one if the server said so; raises
