@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.support.postgres import PostgresServer
-from tests.support.process import serving
+from tests.support.process import Program, serving
 
 KEY = {"authorization": "Bearer any"}
 
@@ -59,3 +60,35 @@ def test_it_stops_all_the_same(own_postgres: PostgresServer, tmp_path: Path, how
     # Within the bounds of its phases: else it would have given up, and said so.
     assert status == 0
     assert "stopped_unfinished" not in server.errors
+
+
+@pytest.mark.parametrize("signals", [2, 3])
+def test_told_again_it_does_not_wait_for_the_database(
+    own_postgres: PostgresServer, tmp_path: Path, signals: int
+) -> None:
+    url = own_postgres.create_database()
+    flags = ("--database-url", url, "--grace-seconds", "600", "--code-interpreter", "off")
+    with serving(*flags, folder=tmp_path) as server:
+        with httpx2.Client(base_url=f"{server.url}/v1", headers=KEY) as http:
+            assistant = http.post("/assistants", json={"model": "offline-slow"}).json()["id"]
+            hello = {"messages": [{"role": "user", "content": "count to 1000"}]}
+            http.post("/threads/runs", json={"assistant_id": assistant, "thread": hello})
+        frozen = freeze(own_postgres, url)
+        try:
+            for said in ["draining", "stopping_at_once", "a third signal"][:signals]:
+                server.terminate()
+                until_said(server, said)
+            status = server.wait()
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+
+    # What it was at is stored, or was never acknowledged; whoever looks at the status learns that it was cut short.
+    assert (status, "stopped_unfinished" in server.errors) == (1, True)
+
+
+def until_said(server: Program, word: str) -> None:
+    deadline = time.monotonic() + 60
+    while word not in server.errors:
+        assert time.monotonic() < deadline, server.errors
+        time.sleep(0.01)
