@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -178,6 +180,39 @@ async def test_database_away_is_told_in_time_and_survived(
         assert read == thread
     finally:
         await store.close()
+
+
+async def test_connection_that_ends_with_a_crash_of_another_is_made_anew(
+    own_server: PostgresServer, postgres_database: Database
+) -> None:
+    store = await open_store(own_server.create_database(), postgres_database.data_dir, connections=1)
+    try:
+        with psycopg.connect(own_server.url(), autocommit=True) as watching:
+            await store.write(DEFAULT_PROJECT_ID, lambda tx: tx.threads.insert(a_thread()))
+            with psycopg.connect(own_server.url()) as victim:
+                os.kill(victim.info.backend_pid, signal.SIGKILL)
+                # The server ends all connections, with a word of warning that lies in each ahead of its end.
+                await asyncio.to_thread(until_ended, watching)
+        thread = a_thread()
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                try:
+                    await store.write(DEFAULT_PROJECT_ID, lambda tx: tx.threads.insert(thread))
+                    break
+                except Unavailable:
+                    # It is recovering.
+                    await asyncio.sleep(0.05)
+        assert await store.read(DEFAULT_PROJECT_ID, lambda tx: tx.threads.get(thread.id)) == thread
+    finally:
+        await store.close()
+
+
+def until_ended(connection: psycopg.Connection[Any]) -> None:
+    """Until the server has ended it."""
+    assert select.select([connection.fileno()], [], [], PATIENCE_S)[0]
+    # What came is the warning, and then the end.
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT 1")
 
 
 async def test_hanging_database_is_told_in_time_and_frees_the_thread(postgres_database: Database) -> None:

@@ -138,7 +138,13 @@ class PostgresConnection:
         # Past the cursor: several commands in one message, and half the cost.
         result = self.raw.pgconn.exec_(command)
         if result.status == psycopg.pq.ExecStatus.FATAL_ERROR:
-            raise psycopg.errors.error_from_result(result)
+            error = psycopg.errors.error_from_result(result)
+            if error.sqlstate is not None:
+                raise error
+            # Not the server's word: the connection broke. Where a warning came ahead of its end (a process of the
+            # server's crashed, and it ended all others), libpq believes in the connection still.
+            self.raw.close()
+            raise psycopg.OperationalError(str(error))
         return result
 
 
