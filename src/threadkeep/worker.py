@@ -325,8 +325,8 @@ class Worker:
                 del self._held[item.kind, item.key]
             self.lanes.leave(lane)
             self._due.set()
-            if self._draining:
-                # It may have been handed over.
+            if self._draining or self._room() <= 0:
+                # It may have been handed over, or have made other work due, for which there is no room here.
                 self._notices.tell(_DUE)
 
     async def _put_off(self, lease: Lease) -> None:

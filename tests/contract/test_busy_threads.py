@@ -1,11 +1,14 @@
 """`if_active`, beyond the contract: what becomes of runs and messages for a thread with an active run."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.support.stories import FUNCTION, Story, call_ids
+from tests.support.databases import execute
+from tests.support.stories import FUNCTION, PATIENCE_S, Story, call_ids
+from threadkeep.runs.follow import KIND
 from threadkeep.runs.line import MAX_WAITING
 from threadkeep.upstream.scripted import Call, Gate, Say, Status
 
@@ -194,6 +197,29 @@ def test_metadata_of_a_run_that_waits_can_change(story: Story, gate: Gate) -> No
     gate.release()
     ended = story.until(path_of(thread, second))
     assert (ended["status"], ended["metadata"]) == ("completed", {"a": "b"})
+
+
+def test_work_that_is_due_ahead_of_its_turn_goes_on_waiting(story: Story, gate: Gate) -> None:
+    story.model.says(Say("Again"))
+    thread = story.thread("Hi")
+    story.create_run(thread)
+    gate.wait_reached()
+
+    with story.streaming_run(thread, **ENQUEUE) as stream:
+        run = stream.until("thread.run.queued").data
+        story.server.write(None, lambda tx: tx.work.touch(KIND, run["id"]))
+        given_back = (run["id"], run["expires_at"] * 1000, None)
+        deadline = time.monotonic() + PATIENCE_S
+        while given_back not in story.server.read(
+            None, lambda tx: execute(tx, "SELECT key, due_at, lease_token FROM work")
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        gate.release()
+        stream.rest()
+
+    assert stream.names()[:3] == ["thread.run.created", "thread.run.queued", "thread.run.in_progress"]
+    assert stream.text == "Again"
 
 
 def test_a_run_that_waits_takes_no_tool_outputs(story: Story, gate: Gate) -> None:

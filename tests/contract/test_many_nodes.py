@@ -378,3 +378,91 @@ def test_of_an_expiry_and_tool_outputs_whoever_is_first_is_taken(
             assert (status, said) == (400, 'Runs in status "expired" do not accept tool outputs.')
             assert (run["status"], step["status"]) == ("expired", "expired")
         assert time.time() < asked.run["expires_at"] + 2
+
+
+# --- busy threads
+
+
+def half_way(cluster: Cluster, gate: Gate) -> str:
+    """The path of a run at the first node whose model has not answered."""
+    thread = cluster.story.thread("Hi")
+    run = cluster.story.create_run(thread)
+    gate.wait_reached()
+    return f"{thread}/runs/{run['id']}"
+
+
+def enqueue(cluster: Cluster, number: int, path: str, if_active: str = "enqueue") -> Any:
+    """The run, asked for at that node."""
+    thread, assistant = path.partition("/runs/")[0], cluster.story.get(path)["assistant_id"]
+    answer = cluster.clients[number].post(f"{thread}/runs", json={"assistant_id": assistant, "if_active": if_active})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@both_ways("told", "deaf")
+def test_a_run_that_waited_begins_wherever_there_is_room(request: pytest.FixtureRequest, nodes: str) -> None:
+    cluster: Cluster = request.getfixturevalue(nodes)
+    cluster.story.model.says([gate := Gate(), Say("Hello")], Say("Again"))
+    path = half_way(cluster, gate)
+    thread = path.partition("/runs/")[0]
+    second = enqueue(cluster, 1, path)
+    cluster.fill(0, 1)
+
+    gate.release()
+
+    assert cluster.story.until(f"{thread}/runs/{second['id']}")["status"] == "completed"
+    assert [text for _, text in cluster.story.texts(thread)] == ["Hi", "Hello", "Again"]
+
+
+@pytest.mark.parametrize("if_active", ["enqueue", "interrupt"])
+def test_runs_that_are_added_while_the_active_one_ends_have_their_turn(cluster: Cluster, if_active: str) -> None:
+    cluster.story.model.says([gate := Gate(), Say("Hello")], *[Say("Again")] * 2)
+    path = half_way(cluster, gate)
+    thread = path.partition("/runs/")[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        with cluster.held_up("runs", path, until=3):
+            gate.release()
+            asked = [pool.submit(enqueue, cluster, number, path, if_active) for number in (1, 2)]
+        runs = [each.result(PATIENCE_S) for each in asked]
+
+    ends = [cluster.story.until(f"{thread}/runs/{run['id']}")["status"] for run in runs]
+    assert set(ends) <= ({"completed"} if if_active == "enqueue" else {"completed", "cancelled"})
+    assert "completed" in ends
+    assert cluster.story.until(path)["status"] in ("completed", "cancelled")
+    assert cluster.post(1, f"{thread}/messages", {"role": "user", "content": "free"})[0] == 200
+
+
+def test_a_message_that_is_enqueued_while_the_run_begins_one_stands_behind_it(cluster: Cluster) -> None:
+    cluster.story.model.says([gate := Gate(), Say("Hello")])
+    path = half_way(cluster, gate)
+    thread = path.partition("/runs/")[0]
+    body = {"role": "user", "content": "Wait", "if_active": "enqueue"}
+
+    with ThreadPoolExecutor(1) as pool:
+        with cluster.held_up("runs", path, until=2):
+            gate.release()
+            answer = pool.submit(cluster.post, 1, f"{thread}/messages", body)
+        assert answer.result(PATIENCE_S)[0] == 200
+
+    assert cluster.story.until(path)["status"] == "completed"
+    assert [text for _, text in cluster.story.texts(thread)] == ["Hi", "Hello", "Wait"]
+
+
+def test_a_run_that_is_cancelled_while_its_turn_begins_is_cancelled(cluster: Cluster) -> None:
+    cluster.story.model.says([gate := Gate(), Say("Hello")], [later := Gate(), Say("Third")], Say("Third"))
+    path = half_way(cluster, gate)
+    thread = path.partition("/runs/")[0]
+    second, third = enqueue(cluster, 1, path), enqueue(cluster, 2, path)
+    waiting = f"{thread}/runs/{second['id']}"
+
+    with ThreadPoolExecutor(1) as pool:
+        with cluster.held_up("runs", waiting, until=2):
+            gate.release()
+            answer = pool.submit(cluster.post, 1, f"{waiting}/cancel")
+        assert answer.result(PATIENCE_S) == (200, "")
+
+    assert cluster.story.until(path)["status"] == "completed"
+    assert cluster.story.until(waiting, "cancelled")["status"] == "cancelled"
+    later.release()
+    assert cluster.story.until(f"{thread}/runs/{third['id']}")["status"] == "completed"

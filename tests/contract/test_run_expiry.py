@@ -105,3 +105,15 @@ def test_while_queued_at_a_full_node(request: pytest.FixtureRequest, kind: Liter
         assert stream.run["started_at"] is None
         assert time.time() < stream.run["created_at"] + 3 + 2
         assert story.post(f"{thread}/messages", {"role": "user", "content": "free"})["id"]
+
+
+def test_runs_that_wait_expire_too(story: Story) -> None:
+    story.model.says(*[Gate()] * 4)
+    thread = story.thread("Hi")
+    runs = [story.create_run(thread, if_active="enqueue") for _ in range(4)]
+
+    expired = [story.until(f"{thread}/runs/{run['id']}", "expired") for run in runs]
+
+    assert [run["expires_at"] for run in expired] == [None] * 4
+    assert time.time() < runs[-1]["created_at"] + 1 + 2
+    assert story.post(f"{thread}/messages", {"role": "user", "content": "free"})["id"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from threadkeep.contract import ids
-from threadkeep.contract.ids import Prefix, id_after, new_id
+from threadkeep.contract.ids import Prefix, id_after, id_apart, id_between, new_id, time_of
 
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -91,3 +91,34 @@ def test_neighbouring_ids_can_not_be_guessed_from_each_other(monkeypatch: pytest
     made = [ids._value(new_id("thread")) for _ in range(1_000)]
 
     assert median(after - before for before, after in pairwise(made)) > 2**60
+
+
+def test_between_two_ids_that_are_apart_there_is_room_for_thousands() -> None:
+    first = new_id("msg")
+    end = id_apart("msg", first)
+    made = [first]
+    for _ in range(20_000):
+        made.append(id_between("msg", made[-1], end))
+
+    assert made == sorted(set(made))
+    assert made[-1] < end
+
+
+def test_ahead_of_an_id_between_two_there_is_room_too() -> None:
+    first = new_id("msg")
+    end = id_apart("msg", first)
+    inner = id_between("msg", first, end)
+
+    made = [first]
+    for _ in range(1_000):
+        made.append(id_between("msg", made[-1], inner))
+
+    assert made == sorted(set(made))
+    assert made[-1] < inner
+
+
+def test_an_id_ahead_of_another_tells_about_its_time() -> None:
+    end = new_id("msg")
+
+    assert time_of(end) - 1 <= time_of(id_between("msg", None, end)) <= time_of(end)
+    assert abs(time_of(end) - time.time()) < 60

@@ -426,3 +426,34 @@ async def test_the_asynchronous_client_polls(async_client: AsyncOpenAI, model: S
     run = await async_client.beta.threads.runs.create_and_poll(thread_id=thread.id, assistant_id=assistant.id)
 
     assert run.status == "completed"
+
+
+def test_what_is_enqueued_is_answered_in_turn(client: OpenAI, model: ScriptedModel) -> None:
+    model.says([gate := Gate(), Say("Hello")], Say("Fine"))
+    assistant_id, thread_id = begin(client, model.name, "Hi")
+    client.beta.threads.runs.create(thread_id, assistant_id=assistant_id)
+    gate.wait_reached()
+    busy = {"if_active": "enqueue"}
+
+    client.beta.threads.messages.create(thread_id, role="user", content="How are you?", extra_body=busy)
+    with client.beta.threads.runs.stream(thread_id=thread_id, assistant_id=assistant_id, extra_body=busy) as stream:
+        gate.release()
+        assert "".join(stream.text_deltas) == "Fine"
+
+    said = [message.content[0] for message in client.beta.threads.messages.list(thread_id, order="asc")]
+    assert [part.text.value for part in said if part.type == "text"] == ["Hi", "Hello", "How are you?", "Fine"]
+
+
+def test_what_interrupts_comes_next(client: OpenAI, model: ScriptedModel) -> None:
+    model.says([Say("Hel"), gate := Gate(), Say("lo")], Say("Sorry"))
+    assistant_id, thread_id = begin(client, model.name, "Hi")
+    first = client.beta.threads.runs.create(thread_id, assistant_id=assistant_id)
+    gate.wait_reached()
+
+    second = client.beta.threads.runs.create_and_poll(
+        thread_id=thread_id, assistant_id=assistant_id, extra_body={"if_active": "interrupt"}
+    )
+
+    gate.release()
+    assert second.status == "completed"
+    assert client.beta.threads.runs.retrieve(first.id, thread_id=thread_id).status == "cancelled"

@@ -13,10 +13,11 @@ from tests.storage.conftest import Open
 from tests.support.databases import Database, execute
 from tests.support.objects import a_message, a_run, a_step, a_thread, an_assistant
 from threadkeep.contract.errors import IllegalMove, InvalidRequest
-from threadkeep.contract.run_status import ACTIVE, STATUSES, TERMINAL
+from threadkeep.contract.run_status import ACTIVE, STATUSES, TERMINAL, RunStatus
 from threadkeep.contract.runs import Run
 from threadkeep.contract.threads import Thread
 from threadkeep.storage import DEFAULT_PROJECT_ID, Store, Transaction, open_store
+from threadkeep.storage.runs import Line
 
 PATIENCE_S = 30
 
@@ -160,7 +161,7 @@ async def until_somebody_waits_for_a_lock(store: Store) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("noun", ["assistant", "thread", "message", "run"])
+@pytest.mark.parametrize("noun", ["assistant", "thread", "message", "run", "line", "place"])
 def test_lock_keeps_another_transaction_out(
     open_connection: Open, database: Database, tx: Transaction, thread: Thread, noun: str
 ) -> None:
@@ -176,6 +177,8 @@ def test_lock_keeps_another_transaction_out(
         "thread": lambda tx: tx.threads.lock(thread.id),
         "message": lambda tx: tx.messages.lock(thread.id, message.id),
         "run": lambda tx: tx.runs.lock(thread.id, run.id),
+        "line": lambda tx: tx.runs.lock_line(thread.id),
+        "place": lambda tx: tx.messages.place_for(thread.id, run.id),
     }
     lock = locks[noun]
     holder, other = (Transaction(open_connection(), DEFAULT_PROJECT_ID) for _ in range(2))
@@ -188,3 +191,126 @@ def test_lock_keeps_another_transaction_out(
     assert other.threads.get(thread.id) == thread
     other.messages.insert(a_message(thread.id))
     other.steps.insert(a_step(run))
+
+
+@pytest.mark.parametrize("waiting", [0, 2])
+async def test_whoever_joins_the_line_while_its_head_ends_finds_the_next_or_none(
+    postgres_database: Database, waiting: int
+) -> None:
+    """Two transactions of two nodes, held open side by side."""
+    store = await open_store(postgres_database.url, postgres_database.data_dir)
+    thread = a_thread()
+    head, others = a_run(thread.id, status="in_progress"), [a_run(thread.id) for _ in range(waiting)]
+    ended, may_end = threading.Event(), threading.Event()
+
+    def begin(tx: Transaction) -> None:
+        tx.threads.insert(thread)
+        tx.runs.insert(head)
+        for place, run in enumerate(others):
+            tx.runs.insert_waiting(run, Line(head, []), place, ahead_of=None)
+
+    def end(tx: Transaction) -> None:
+        if tx.runs.end(replace(head, status="completed"), was="in_progress"):
+            assert tx.runs.begin_turn(thread.id, tx.runs.next(thread.id) or "")
+        ended.set()
+        assert may_end.wait(PATIENCE_S)
+
+    try:
+        await store.write(DEFAULT_PROJECT_ID, begin)
+        one = asyncio.create_task(store.write(DEFAULT_PROJECT_ID, end))
+        assert await asyncio.to_thread(ended.wait, PATIENCE_S)
+        two = asyncio.create_task(store.write(DEFAULT_PROJECT_ID, lambda tx: tx.runs.lock_line(thread.id)))
+        await until_somebody_waits_for_a_lock(store)
+        may_end.set()
+        await one
+        line = await two
+    finally:
+        may_end.set()
+        await store.close()
+    if not others:
+        assert line is None
+        return
+    assert line is not None
+    assert (line.active, [each.id for each in line.waiting]) == (others[0], [others[1].id])
+
+
+async def test_the_end_of_a_run_sees_who_joined_the_line_meanwhile(postgres_database: Database) -> None:
+    store = await open_store(postgres_database.url, postgres_database.data_dir)
+    thread = a_thread()
+    head, other = a_run(thread.id, status="in_progress"), a_run(thread.id)
+    joined, may_end = threading.Event(), threading.Event()
+
+    def join(tx: Transaction) -> None:
+        line = tx.runs.lock_line(thread.id)
+        assert line is not None
+        tx.runs.insert_waiting(other, line, 1, ahead_of=None)
+        joined.set()
+        assert may_end.wait(PATIENCE_S)
+
+    def end(tx: Transaction) -> str | None:
+        is_followed = tx.runs.end(replace(head, status="completed"), was="in_progress")
+        return tx.runs.next(thread.id) if is_followed else None
+
+    try:
+        await store.write(DEFAULT_PROJECT_ID, lambda tx: (tx.threads.insert(thread), tx.runs.insert(head)))
+        one = asyncio.create_task(store.write(DEFAULT_PROJECT_ID, join))
+        assert await asyncio.to_thread(joined.wait, PATIENCE_S)
+        two = asyncio.create_task(store.write(DEFAULT_PROJECT_ID, end))
+        await until_somebody_waits_for_a_lock(store)
+        may_end.set()
+        await one
+        assert await two == other.id
+    finally:
+        may_end.set()
+        await store.close()
+
+
+async def test_the_place_of_a_message_is_ahead_of_one_that_was_put_behind_the_run_meanwhile(
+    postgres_database: Database,
+) -> None:
+    store = await open_store(postgres_database.url, postgres_database.data_dir)
+    thread = a_thread()
+    run, last, behind = a_run(thread.id), a_message(thread.id), a_message(thread.id)
+    put, may_end = threading.Event(), threading.Event()
+
+    def put_behind(tx: Transaction) -> None:
+        line = tx.runs.lock_line(thread.id)
+        assert line is not None
+        tx.messages.insert(behind)
+        tx.runs.put_all_ahead_of(line, behind.id)
+        put.set()
+        assert may_end.wait(PATIENCE_S)
+
+    try:
+        await store.write(
+            DEFAULT_PROJECT_ID,
+            lambda tx: (tx.threads.insert(thread), tx.runs.insert(run), tx.messages.insert(last)),
+        )
+        one = asyncio.create_task(store.write(DEFAULT_PROJECT_ID, put_behind))
+        assert await asyncio.to_thread(put.wait, PATIENCE_S)
+        two = asyncio.create_task(store.write(DEFAULT_PROJECT_ID, lambda tx: tx.messages.place_for(thread.id, run.id)))
+        await until_somebody_waits_for_a_lock(store)
+        may_end.set()
+        await one
+        assert await two == (last.id, behind.id)
+    finally:
+        may_end.set()
+        await store.close()
+
+
+@pytest.mark.parametrize("status", sorted(TERMINAL))
+def test_a_run_that_waits_ends_and_does_not_move_else(tx: Transaction, thread: Thread, status: RunStatus) -> None:
+    head, run = a_run(thread.id), a_run(thread.id)
+    tx.runs.insert(head)
+    tx.runs.insert_waiting(run, Line(head, []), 1, ahead_of=None)
+    for moved in ("in_progress", "cancelling", "requires_action"):
+        with pytest.raises(IllegalMove):
+            tx.runs.replace(replace(run, status=moved), was="queued")
+
+    assert tx.runs.end(replace(run, status=status), was="queued") is False
+
+    assert tx.runs.get(thread.id, run.id).status == status
+    assert (tx.runs.next(thread.id), tx.runs.is_waiting(thread.id, run.id)) == (None, False)
+    assert tx.runs.active(thread.id) == head
+    with pytest.raises(IllegalMove):
+        tx.runs.end(replace(run, status=status), was="queued")

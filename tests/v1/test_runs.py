@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.stories import CREATED, FUNCTION, call_ids, calls_of, names_of, text_of
 from tests.v1.conftest import StoryV1
-from threadkeep.upstream.scripted import Call, Finish, Refuse, Say, Usage
+from threadkeep.upstream.scripted import Call, Finish, Gate, Refuse, Say, Usage
 
 RETRIEVAL = {"type": "retrieval"}
 CODE = {"type": "code_interpreter"}
@@ -237,3 +237,18 @@ def test_a_refusal_from_below_names_what_the_client_sent(story: StoryV1) -> None
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, "file_ids")
     assert "attachments" not in error["message"]
+
+
+def test_a_busy_thread_takes_what_is_enqueued(story: StoryV1) -> None:
+    story.model.says([gate := Gate(), Say("Hello")], Say("Fine"))
+    thread = story.thread("Hi")
+    story.create_run(thread)
+    gate.wait_reached()
+
+    message = story.post(f"{thread}/messages", {"role": "user", "content": "How are you?", "if_active": "enqueue"})
+    run = story.create_run(thread, if_active="enqueue")
+
+    assert (message["file_ids"], "if_active" in message, "if_active" in run) == ([], False, False)
+    gate.release()
+    assert story.until(f"{thread}/runs/{run['id']}")["status"] == "completed"
+    assert [text for _, text in story.texts(thread)] == ["Hi", "Hello", "How are you?", "Fine"]
