@@ -13,6 +13,7 @@ import pytest
 from tests.support import documents
 from tests.support.documents import LANGUAGES
 from tests.support.reading import children, in_pieces, repeated, text_of
+from threadkeep.contract.errors import Unavailable
 from threadkeep.search.formats import Parser
 from threadkeep.search.parse import ParseFailed, ParseLimits, Parsers
 
@@ -178,11 +179,11 @@ async def test_what_the_source_of_bytes_raises_is_raised(parsers: Parsers) -> No
             pass
 
 
-async def test_no_room_for_the_file_is_the_servers_error(tmp_path: Path) -> None:
+async def test_a_file_waits_where_there_is_no_room_to_read_it(tmp_path: Path) -> None:
+    """It is none of the file's faults: whoever asked comes again."""
     parsers = Parsers(spool_folder=tmp_path / "missing")
-    with pytest.raises(ParseFailed) as failed:
+    with pytest.raises(Unavailable):
         await text_of(parsers, b"text", "text")
-    assert failed.value.code == "server_error"
 
 
 async def test_more_text_than_allowed_fails(parsers: Parsers) -> None:

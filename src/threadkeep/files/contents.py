@@ -63,6 +63,9 @@ class Contents:
 
         try:
             return await self._store.write(project, write)
+        except Unavailable:
+            # Nothing could be noted now, and whoever waits has waited long: a day later, if no row names it.
+            raise
         except Exception:
             await self.discard(blob.key)
             raise

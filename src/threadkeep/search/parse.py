@@ -22,7 +22,7 @@ from typing import IO, Any, Final, Literal, Self
 
 import msgspec
 
-from threadkeep.contract.errors import ThreadkeepError
+from threadkeep.contract.errors import ThreadkeepError, Unavailable
 from threadkeep.logs import Log
 from threadkeep.search.formats import Parser
 
@@ -79,7 +79,8 @@ class Parsers:
     async def parse(self, pieces: AsyncIterable[bytes], parser: Parser) -> AsyncGenerator[str, None]:
         """The text of the file that ``pieces`` make, piece by piece as it is read.
 
-        `ParseFailed` may come after some of the text. What ``pieces`` raise is raised. Close it to stop early.
+        `ParseFailed` may come after some of the text; `Unavailable` while the disk has no room for the file. What
+        ``pieces`` raise is raised. Close it to stop early.
         """
         with self._open_spool() as spool:
             await _spool(pieces, spool)
@@ -108,8 +109,7 @@ class Parsers:
         try:
             return tempfile.TemporaryFile(dir=self._spool_folder, buffering=0)
         except OSError as error:
-            log.error("spool_failed", error=error)
-            raise ParseFailed("server_error", "The server has no room to read the file.") from error
+            raise Unavailable("The server has no room to read the file.") from error
 
     async def _asked(self, file: int, parser: Parser) -> "_Child":
         """A child that has begun to read the file."""
@@ -311,5 +311,4 @@ def _write(spool: IO[bytes], content: bytes) -> None:
         while left:
             left = left[spool.write(left) :]
     except OSError as error:
-        log.error("spool_failed", error=error)
-        raise ParseFailed("server_error", "The server has no room to read the file.") from error
+        raise Unavailable("The server has no room to read the file.") from error

@@ -7,11 +7,13 @@ writes one has noted its key in the database first (see `files.contents`), so no
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
@@ -127,7 +129,9 @@ class FolderBlobs:
             size += len(waiting)
             await self._run(lambda: _finish(descriptor, waiting, path.parent))
         except BaseException:
-            path.unlink(missing_ok=True)
+            # Where even that fails, due work deletes it later.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             raise
         finally:
             os.close(descriptor)
@@ -184,7 +188,7 @@ class FolderBlobs:
             await asyncio.wait([future])
             raise
         except OSError as error:
-            raise _away() from error
+            raise _away(error) from error
 
 
 class S3Blobs:
@@ -298,8 +302,15 @@ class S3Blobs:
             raise _away() from error
 
 
-def _away() -> Unavailable:
-    return Unavailable("The server's file storage is away at the moment. Please try again.")
+def _away(error: OSError | None = None) -> Unavailable:
+    match error and error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            trouble = "is full"
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            trouble = "cannot be written"
+        case _:
+            trouble = "is away at the moment"
+    return Unavailable(f"The server's file storage {trouble}. Please try again later.")
 
 
 def _make_folders(folder: Path) -> None:
@@ -332,6 +343,8 @@ def _open_to_read(path: Path) -> int | None:
     try:
         return os.open(path, os.O_RDONLY)
     except FileNotFoundError:
+        # Without its folder it is not the blob that is missing.
+        path.parent.stat()
         return None
 
 

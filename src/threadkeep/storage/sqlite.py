@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from threadkeep.contract.errors import Unavailable
-from threadkeep.storage.engine import MAX_WAITING, Answers, DialectName, Job
+from threadkeep.storage.engine import MAX_WAITING, Answers, DialectName, Job, Presence
 from threadkeep.storage.errors import FolderInUse
 from threadkeep.storage.statements import Columns, Row, Statement, Upsert, Value
 
@@ -40,17 +40,23 @@ _PRAGMAS = (
     "PRAGMA journal_size_limit = 67108864",
 )
 
-# The disk is full, read-only, failing or locked by somebody else: it may be well again later.
+# What may be well again later, in words for clients.
+_BUSY = "The server's database is busy. Please try again."
+_FAILING = "The server cannot write to its disk. Nothing was changed; please try again later."
+_READ_ONLY = "The server's disk is read-only. Nothing was changed; please try again later."
 _AWAY = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PROTOCOL,
-    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_BUSY: _BUSY,
+    sqlite3.SQLITE_LOCKED: _BUSY,
+    sqlite3.SQLITE_PROTOCOL: _BUSY,
+    sqlite3.SQLITE_FULL: "The server's disk is full. Nothing was changed; please try again later.",
+    sqlite3.SQLITE_IOERR: _FAILING,
+    sqlite3.SQLITE_CANTOPEN: _FAILING,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_NOMEM: "The server is short of memory. Please try again later.",
 }
+_GONE = "The server's database was taken away from its folder. Please try again later."
+# Nobody makes room on a disk within a second.
+_RETRY_AFTER_S = 5.0
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -135,6 +141,25 @@ class SqliteConnection:
         self.raw.executemany(statement.sqlite, (dict(zip(names, row, strict=True)) for row in rows))
 
 
+class Files:
+    """The database's files. Taken away from under the server they still take what is written, for nobody: a commit
+    counts only while they are where they were."""
+
+    def __init__(self, path: Path) -> None:
+        """They are there, and open."""
+        self._paths = (str(path), f"{path}-wal")
+        self._known = self._look()
+
+    def are_there(self) -> bool:
+        try:
+            return self._look() == self._known
+        except OSError:
+            return False
+
+    def _look(self) -> list[tuple[int, int]]:
+        return [(found.st_dev, found.st_ino) for found in map(os.stat, self._paths)]
+
+
 class SqliteEngine:
     """See `engine.Engine`."""
 
@@ -148,6 +173,10 @@ class SqliteEngine:
         self.commits = 0
         self._connections = [SqliteConnection(connect(path)) for _ in range(readers + 1)]
         writer, *others = self._connections
+        # The first transaction makes the WAL.
+        writer.raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        self._files = Files(path)
+        self._presence = Presence()
         for connection in others:
             connection.raw.execute("PRAGMA query_only = ON")
         self._readers = [
@@ -217,6 +246,7 @@ class SqliteEngine:
         try:
             # Nothing is open but after a rollback that failed.
             _roll_back(connection.raw)
+            self._check_files()
             execute("BEGIN IMMEDIATE")
             if len(batch) == 1:
                 outcomes.append((batch[0], batch[0].run(connection), None))
@@ -224,15 +254,24 @@ class SqliteEngine:
                 # A cancelled caller's is left out.
                 outcomes.extend(self._in_savepoint(connection, job) for job in batch if not job.future.cancelled())
             execute("COMMIT")
+            self._check_files()
             self.commits += 1
         except BaseException as error:
             # The commit failed, or the only call, or a failure so deep that SQLite gave up the whole transaction.
             _roll_back(connection.raw)
             failed = {id(job): own for job, _, own in outcomes if own is not None}
             outcomes = [(job, None, failed.get(id(job), error)) for job in batch]
+            if is_away(error):
+                self._presence.gone(error)
+        else:
+            self._presence.there()
         for job, result, error in outcomes:
             self._answers.add(job, result, None if error is None else _told(error))
         self._answers.send()
+
+    def _check_files(self) -> None:
+        if not self._files.are_there():
+            raise Gone
 
     def _in_savepoint(self, connection: SqliteConnection, job: Job) -> tuple[Job, Any, BaseException | None]:
         execute = connection.raw.execute
@@ -257,10 +296,25 @@ def _roll_back(raw: sqlite3.Connection) -> None:
             raw.execute("ROLLBACK")
 
 
+class Gone(Exception):
+    """The database's files are not where they were."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the database may be well again later."""
+    return isinstance(error, Gone) or _code(error) in _AWAY
+
+
+def _code(error: BaseException) -> int:
+    # The low byte is the error, the rest its kind.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF if isinstance(error, sqlite3.OperationalError) else 0
+
+
 def _told(error: BaseException) -> BaseException:
     """The error as the caller gets it: `Unavailable` where the database may be well again later."""
-    if isinstance(error, sqlite3.OperationalError) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _AWAY:
-        away = Unavailable()
-        away.__cause__ = error
-        return away
-    return error
+    if not is_away(error):
+        return error
+    message = _AWAY.get(_code(error), _GONE)
+    away = Unavailable(message, retry_after_s=1.0 if message is _BUSY else _RETRY_AFTER_S)
+    away.__cause__ = error
+    return away
