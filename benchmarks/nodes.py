@@ -7,6 +7,8 @@ turns    plain turns (a message, a run, polling, the answer), so many at once at
          time for each, of all nodes together. Nodes share the machine: the figure to compare is the CPU.
 death    64 streamed runs on three nodes, one of which is killed in their midst: how long until the last of its runs is
          another's, and that every run ends with every word.
+rejoin   streams that are left in their midst at one node and joined again at another: how long until the first event,
+         and that both parts together are the whole.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psycopg
 import uvloop
 
@@ -44,7 +47,7 @@ from benchmarks.bench import (  # noqa: E402 - found by the line above
     threadkeep,
 )
 
-SCENARIOS = ("turns", "death")
+SCENARIOS = ("turns", "death", "rejoin")
 LEASE_S = 3.0
 
 
@@ -176,6 +179,61 @@ async def death(started: list[tuple[str, int]], database_url: str, streams: int)
     }
 
 
+# --- joining again
+
+
+async def rejoin(started: list[tuple[str, int]], count: int, at_once: int) -> list[float]:
+    """For each of so many streams, how long its reader waited at the other node."""
+    (here, _), (there, _) = started[0], started[1]
+    waited: list[float] = []
+    async with Connection(here) as connection:
+        assistant = (await connection.call("POST", "/assistants", {"model": f"words-{WORDS}-5ms"}))["id"]
+
+    async def leave_and_join(client: httpx2.AsyncClient) -> None:
+        body = {"assistant_id": assistant, "thread": {"messages": [HELLO]}, "stream": True}
+        told: list[tuple[int, str, Any]] = []
+        async with client.stream("POST", f"{here}/threads/runs", json=body) as response:
+            async for event in _events(response):
+                told.append(event)
+                if len(told) == WORDS // 4:
+                    break
+        run = told[1][2]
+        path = f"{there}/threads/{run['thread_id']}/runs/{run['id']}/stream"
+        began = time.perf_counter()
+        first: float | None = None
+        async with client.stream("GET", path, headers={"Last-Event-ID": str(told[-1][0])}) as response:
+            async for event in _events(response):
+                first = first or time.perf_counter() - began
+                told.append(event)
+        text = "".join(
+            data["delta"]["content"][0]["text"]["value"] for _, name, data in told if name == "thread.message.delta"
+        )
+        if text != expected(WORDS) or [number for number, _, _ in told] != list(range(1, len(told) + 1)):
+            raise WrongAnswer("the two parts are not the whole")
+        assert first is not None
+        waited.append(first)
+
+    async def reader() -> None:
+        async with httpx2.AsyncClient(headers={"authorization": "Bearer any"}, timeout=60, trust_env=False) as client:
+            for _ in range(count // at_once):
+                await leave_and_join(client)
+
+    await asyncio.gather(*(reader() for _ in range(at_once)))
+    return sorted(waited)
+
+
+async def _events(response: httpx2.Response) -> AsyncIterator[tuple[int, str, Any]]:
+    """Number, name and object of each."""
+    fields: dict[str, str] = {}
+    async for line in response.aiter_lines():
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif "id" in fields:
+            yield int(fields["id"]), fields["event"], json.loads(fields["data"])
+            fields = {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--database-url", metavar="URL", help="an empty PostgreSQL database to use")
@@ -183,6 +241,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=480, help="of each node")
     parser.add_argument("--at-once", type=int, default=8, help="at each node")
     parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--rejoins", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2, help="of the turns: what else the machine does varies")
     arguments = parser.parse_args()
     arguments.postgres = arguments.database_url is None
@@ -205,6 +264,18 @@ def main() -> None:
             print(f"\nThree nodes, one killed; the lease is {LEASE_S:g} s\n  {json.dumps(found)}")
             if found["wrong_threads"]:
                 sys.exit("  WRONG")
+        if "rejoin" in arguments.only:
+            database_url = new_database()
+            assert database_url is not None
+            with nodes(2, upstream_url, database_url, *off) as started:
+                for at_once in (1, 8):
+                    waited = uvloop.run(rejoin(started, arguments.rejoins, at_once))
+                    p50, p99 = statistics.median(waited), waited[int(len(waited) * 0.99)]
+                    print(
+                        f"\nJoined again at another node, {at_once} at once, {len(waited)} times, words every 5 ms: "
+                        f"first event after {p50 * 1e3:.0f} ms (median), {p99 * 1e3:.0f} ms (p99)",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":
