@@ -229,6 +229,45 @@ class TestOnOneNode:
 
         assert second.events[-1].data["error"]["message"] == "The thread was deleted."
 
+    def test_the_first_beta_is_spoken_here_too(self, story: Story) -> None:
+        story.http.headers["OpenAI-Beta"] = "assistants=v1"
+        story.http.event_hooks = {}
+        story.model.says([Say("Hel", "lo"), Usage(5, 2)])
+        assistant = story.http.post("/assistants", json={"model": story.model.name}).json()["id"]
+        thread = story.http.post("/threads", json={"messages": [{"role": "user", "content": "Hi"}]}).json()["id"]
+        body = {"assistant_id": assistant, "stream": True}
+        told = story.http.post(f"/threads/{thread}/runs", json=body).content
+        assert b'"file_ids"' in told
+        run = story.http.get(f"/threads/{thread}/runs").json()["data"][0]["id"]
+
+        assert story.http.get(f"/threads/{thread}/runs/{run}/stream").content == told
+
+    def test_a_run_that_waits_for_its_turn_is_followed_from_its_beginning(self, story: Story) -> None:
+        story.model.says([Say("one"), gate := Gate(), Usage(5, 2)], [Say("two"), Usage(5, 2)])
+        thread = story.thread("Hi")
+        with story.streaming_run(thread) as first:
+            first.until("thread.message.delta")
+            waiting = story.create_run(thread, if_active="enqueue")
+            with story.http.stream("GET", f"{thread}/runs/{waiting['id']}/stream") as response:
+                second = Stream(response)
+                second.until("thread.run.queued")
+                gate.release()
+                second.rest()
+
+        assert second.names() == names_of(CREATED, text_of(1), "thread.run.completed", "done")
+        assert second.text == "two"
+
+    def test_what_became_of_a_run_that_waited_for_its_client_is_told(self, story: Story) -> None:
+        story.model.says([Call("get_weather", {"city": "Oslo"}), Usage(5, 2)])
+        run_path, asked = told_once(story, story.thread("Weather?"), tools=[FUNCTION])
+        story.post(f"{run_path}/cancel")
+        story.until(run_path, "cancelled")
+
+        rest = rejoined(story, run_path, after=len(frames_of(asked)) - 1)
+
+        assert names_in(rest)[-2:] == ["thread.run.cancelled", "done"]
+        assert names_in(rejoined(story, run_path))[-2:] == ["thread.run.cancelled", "done"]
+
     def test_a_head_request_is_told_nothing(self, story: Story) -> None:
         story.model.says(Say("Hello"))
         run_path, _ = told_once(story, story.thread("Hi"))

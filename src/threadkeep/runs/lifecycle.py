@@ -157,13 +157,14 @@ class Runs:
 
         def write(tx: Transaction) -> Begun:
             tx.threads.get(thread_id)
+            # The work first, as everybody does who holds both. What is refused below takes the numbers back.
+            before = tx.work.tell(KIND, tx.runs.get(thread_id, run_id).id, events=2)
             run = tx.runs.lock(thread_id, run_id)
             # Past its time a run is expired, even where the worker has not come round to it yet.
             status = "expired" if run.status in ACTIVE and (run.expires_at or 0) <= created_at() else run.status
             if status != "requires_action":
                 raise InvalidRequest(f'Runs in status "{status}" do not accept tool outputs.')
             step = _answered(tx, run, request)
-            before = tx.work.tell(KIND, run_id, events=2)
             tx.steps.end(step, told=before + 1)
             run = advance(tx, run, "queued")
             return Begun(run, [Event(STEP_EVENTS["completed"], step), Event("thread.run.queued", run)], before)

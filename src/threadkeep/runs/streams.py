@@ -698,6 +698,9 @@ class Follower:
                 return await self._from_anybody(position) or await self._retold(position)
         elif streams.ahead(run_id, position) is None and look.followed is not None:
             node = streams.elsewhere(look.followed)
+            if look.followed.node is None and position < look.followed.told:
+                # Nobody tells of it at the moment, so that this is how far was told.
+                return await self._retold(position, look.followed.told)
             if node is None or await streams.mirror(run_id, position, node) is None:
                 return None
             if (here := self._here(position)) is not None:
