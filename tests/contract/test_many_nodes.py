@@ -190,6 +190,25 @@ def test_a_deleted_thread_ends_its_run_wherever_that_is(request: pytest.FixtureR
     assert cluster.post(2, f"{stream.run_path}/cancel") == (404, f"No thread found with id '{thread_id}'.")
 
 
+def test_a_deleted_thread_ends_its_session_at_every_node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    thread, story_project = cluster.story.thread("Hi"), cluster.story.project
+    ended: list[int] = []
+    for number, each in enumerate(cluster.nodes):
+
+        def end(project: str, thread_id: str, number: int = number) -> None:
+            assert (project, thread_id) == (story_project, thread.rpartition("/")[2])
+            ended.append(number)
+
+        monkeypatch.setattr(each.parts.sandbox, "end", end)
+
+    assert cluster.delete(1, thread) == (200, "")
+
+    deadline = time.monotonic() + PATIENCE_S
+    while sorted(ended) != [0, 1, 2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_run_that_no_node_has_room_for_is_cancelled_at_once_at_any(told: Cluster) -> None:
     story = told.story
     told.fill(0, 1, 2)
