@@ -134,6 +134,7 @@ def walk_runs(walk: Walk, assistant_id: str) -> None:
         [run] = walk.ask("listRuns", thread)["data"]
         one = {**thread, "run_id": run["id"]}
         walk.ask("getRun", one)
+        assert walk.hear("streamRun", one)[-1][1]["status"] == run["status"]
         walk.ask("listRunSteps", one)
         walk.ask("listMessages", thread, params={"run_id": run["id"]})
         walk.ask("modifyRun", one, metadata={"seen": True})
@@ -157,6 +158,7 @@ def walk_calls(walk: Walk, assistant_id: str) -> None:
         one = {**thread, "run_id": run["id"]}
         calls = run["required_action"]["submit_tool_outputs"]["tool_calls"]
         outputs = [{"tool_call_id": call["id"], "output": "4 degrees"} for call in calls]
+        walk.hear("streamRun", one)
         [waiting] = walk.ask("listRunSteps", one)["data"]
         walk.ask("getRunStep", {**one, "step_id": waiting["id"]})
         if streams:

@@ -87,7 +87,8 @@ class Walk:
         operation = BY_ID[operation_id]
         assert EventStream in answers_of(operation.endpoint)
         url = _filled(operation.path, path)
-        with self.http.stream("POST", url, headers=self._headers, json={**body, "stream": True}) as answer:
+        asked: dict[str, Any] = {"json": {**body, "stream": True}} if operation.method == "POST" else {}
+        with self.http.stream(operation.method, url, headers=self._headers, **asked) as answer:
             assert answer.status_code == 200, answer.read()
             self.asked.add(operation_id)
             if answer.headers["content-type"] != "text/event-stream; charset=utf-8":
@@ -112,7 +113,9 @@ class Walk:
                 continue
             if not fields:
                 continue
-            number += 1
+            # From 1 over the life of a run: outputs make one go on.
+            goes_on = operation_id == "submitToolOuputsToRun" and not number
+            number = int(fields["id"]) if goes_on else number + 1
             name = fields["event"]
             if name == "done":
                 if fields != {"event": "done", "data": "[DONE]"}:
