@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-
-from tests.chaos.clients import PATIENCE_S, Balancer, Client, Stage, Tally, set_stage
+from tests.chaos.clients import PATIENCE_S, Balancer, Client, Stage, Tally, new_session, set_stage
 from tests.chaos.cluster import LEASE_S, ON_POSTGRES, ON_SQLITE, Blow, Cluster, Kind
 from tests.chaos.ledger import (
     Fault,
@@ -119,9 +117,7 @@ class _Campaign:
 
     async def run(self) -> Report:
         report, terms = self._report, self._terms
-        connector = aiohttp.TCPConnector(limit=0, force_close=False)
-        headers = {"Authorization": "Bearer any", "OpenAI-Beta": "assistants=v2"}
-        async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+        async with new_session() as session:
             balancer = Balancer(self._cluster.urls, session, report.tally)
             stage = await set_stage(balancer)
             for number in range(1, terms.rounds + 1):

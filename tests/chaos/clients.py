@@ -69,6 +69,17 @@ class Tally:
     faults: list[Fault] = field(default_factory=list[Fault])
 
 
+def new_session() -> aiohttp.ClientSession:
+    """As many connections as there are requests at once; each request is sent once."""
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        headers={"Authorization": "Bearer any", "OpenAI-Beta": "assistants=v2"},
+    )
+    # aiohttp repeats a DELETE whose kept connection broke, without a word: the first one may have been carried out.
+    session._retry_connection = False
+    return session
+
+
 class Balancer:
     """One way to all nodes."""
 
