@@ -266,10 +266,8 @@ def main() -> None:
                 urls = [new_database()] * number if is_one else [new_database() for _ in range(number)]
                 with nodes(upstream_url, [url for url in urls if url], *off) as started:
                     rate, cpu, median, polls = uvloop.run(turns(started, arguments.turns, arguments.at_once))
-                print(
-                    f"  {number:5}{rate:10.0f}{cpu * 1e3:10.2f} ms{median * 1e3:7.0f} ms{polls:8.1f}{'' if is_one else '  apart'}",
-                    flush=True,
-                )
+                shown = f"{number:5}{rate:10.0f}{cpu * 1e3:10.2f} ms{median * 1e3:7.0f} ms{polls:8.1f}"
+                print(f"  {shown}{'' if is_one else '  apart'}", flush=True)
         if "death" in arguments.only:
             database_url = new_database()
             assert database_url is not None
