@@ -346,6 +346,20 @@ async def test_a_waiting_run_is_due_when_it_expires(store: Store) -> None:
     assert [lease.item.key for lease in claimed] == [desk.journal.run.id]
 
 
+@pytest.mark.parametrize("meanwhile", ["queued", "requires_action"])
+async def test_a_run_whose_client_answers_while_it_is_put_aside_is_due_at_once(
+    store: Store, meanwhile: RunStatus
+) -> None:
+    desk = await desk_on(store, status="requires_action")
+    run = msgspec.structs.replace(desk.journal.run, status=meanwhile, expires_at=int(time.time()) + 600)
+    await desk.store.write(PROJECT, lambda tx: tx.runs.replace(run, was="requires_action"))
+
+    await desk.journal.wait()
+
+    due = await store.read(None, lambda tx: tx.work.any_due((KIND,)))
+    assert due is (meanwhile == "queued")
+
+
 async def test_deltas_are_kept_back_while_the_lease_may_have_run_out(store: Store) -> None:
     desk = await desk_on(store, lease_s=0)
     await desk.journal.begin()

@@ -179,9 +179,9 @@ class Execution:
         elif run.expires_at is not None and time.time() >= run.expires_at:
             await journal.end("expired")
         elif run.status == "requires_action":
-            await journal.wait_for_client()
+            await journal.wait()
         elif journal.is_waiting:
-            await journal.wait_for_turn()
+            await journal.wait()
             # Those who follow the run go on waiting.
             journal.events.close(_WENT_ON_ELSEWHERE)
         elif held.lease.attempts >= MAX_DEATHS:

@@ -395,18 +395,14 @@ class Journal:
         """Gives the run to whichever node claims it next; it goes on there from what is stored."""
         await self._commit(lambda tx, telling: self._release(tx, due_at_s=None, told=telling.last), settles=True)
 
-    async def wait_for_client(self) -> None:
-        """Nothing to do before the run expires or its client answers."""
-        await self._commit(lambda tx, _: self._release(tx, due_at_s=self.run.expires_at), settles=True)
-
-    async def wait_for_turn(self) -> None:
-        """Nothing to do before the run expires or the one before it is over."""
+    async def wait(self) -> None:
+        """Nothing to do before the run expires, its client answers, or the run before it is over."""
 
         def wait(tx: Transaction, _: Telling) -> None:
-            # Held: its turn may begin at this moment, and then it is due.
+            # Held: what it waits for may happen at this moment, and then it is due.
             run = tx.runs.lock(self.run.thread_id, self.run.id)
-            due_at_s = run.expires_at if tx.runs.is_waiting(run.thread_id, run.id) else None
-            self._release(tx, due_at_s=due_at_s)
+            waits = run.status == "requires_action" or tx.runs.is_waiting(run.thread_id, run.id)
+            self._release(tx, due_at_s=run.expires_at if waits else None)
 
         await self._commit(wait, settles=True)
 
