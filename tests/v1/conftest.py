@@ -75,7 +75,8 @@ class StreamV1(Stream):
         if name == "done":
             return Heard(name, None)
         data = json.loads(fields["data"])
-        assert fields["id"] == str(len(self.events) + 1)
+        assert self.last_id is None or int(fields["id"]) == self.last_id + 1
+        self.last_id = int(fields["id"])
         self._sdk.check(data, name)
         return Heard(name, data)
 
