@@ -179,8 +179,6 @@ class Stage:
     """What all clients share: assistants by what their runs may do, made before anything is broken."""
 
     assistants: dict[RunKind, str]
-    # Whether runs and messages may wait behind an active run (`if_active`).
-    has_lines: bool
 
 
 async def set_stage(balancer: Balancer) -> Stage:
@@ -204,10 +202,7 @@ async def set_stage(balancer: Balancer) -> Stage:
             "tool_resources": {"file_search": {"vector_store_ids": [store]}},
         },
     )
-    path = f"/threads/{await made('/threads', {})}/messages"
-    probe = {"role": "user", "content": "x", "if_active": "enqueue"}
-    has_lines = (await balancer.ask(balancer.urls[0], "POST", path, probe)).status == 200
-    return Stage({"say": plain, "call": calling, "say_and_call": calling, "search": searching}, has_lines)
+    return Stage({"say": plain, "call": calling, "say_and_call": calling, "search": searching})
 
 
 class Client:
@@ -241,7 +236,7 @@ class Client:
             (4, self._delete_message),
             (30, self._run),
             (3, self._race),
-            (3 * self.stage.has_lines, self._queue_up),
+            (3, self._queue_up),
             (3, self._create_thread_and_run),
             (3, self._look),
             (2, self._delete_thread),
@@ -499,7 +494,7 @@ class Client:
         """Several runs at once on one thread, at different nodes: at most one of them at a time is active."""
         thread = await self._thread()
         begun = [self._new_run(thread) for _ in range(3)]
-        if self.stage.has_lines and self.chance.random() < 0.5:
+        if self.chance.random() < 0.5:
             thread.has_line = True
             for _, body in begun:
                 body["if_active"] = "enqueue"
@@ -679,10 +674,12 @@ class Client:
             last = next((number for number, _, _ in reversed(heard.events) if number is not None), 0)
             url = self.chance.choice(self.balancer.urls)
             try:
-                status, _ = await self._listen(url, "GET", path, None, record, heard, None, after=last)
+                status, raw = await self._listen(url, "GET", path, None, record, heard, None, after=last)
                 record.note(f"re-join after {last} at {url}: {status}, {len(heard.events)} events by now")
-                if status == 404:
-                    # This server cannot; the run is polled.
+                if status is not None and status < 500 and status != 200:
+                    # It is gone with its thread, or this is wrong.
+                    if status != 404 or thread.deleted is None:
+                        self._unexpected(record, "re-joining its stream", Answer(status, None, raw))
                     return
                 if status == 200:
                     self.balancer.tally.rejoined += 1
