@@ -133,6 +133,13 @@ class Held:
 Handle = Callable[[Held], Awaitable[None]]
 
 
+def _stop(task: asyncio.Task[None]) -> None:
+    """Makes the handler hand over. Once: told again, it would be torn from that, and whoever follows its work would
+    never hear of the end."""
+    if not task.cancelling():
+        task.cancel()
+
+
 def new_node() -> str:
     """A name for this process: it says where to look, and no other ever has it, not even the one that comes next."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -273,7 +280,7 @@ class Worker:
         if tasks := [task for _, task in self._held.values()]:
             _, late = await asyncio.wait(tasks, timeout=grace_s)
             for task in late:
-                task.cancel()
+                _stop(task)
             await asyncio.gather(*late, return_exceptions=True)
         for loop in renewing:
             loop.cancel()
@@ -334,7 +341,7 @@ class Worker:
         item, due_at_ms = lease.item, round((time.time() + RETRY_S) * 1000)
         try:
             await self._store.write(
-                None, lambda tx: tx.work.release(item.kind, item.key, lease.token, due_at_ms=due_at_ms)
+                None, lambda tx: tx.work.give_back(item.kind, item.key, lease.token, due_at_ms=due_at_ms)
             )
         except LeaseLost:
             return
@@ -431,7 +438,7 @@ class Worker:
             lease = held.lease
             if (lease.item.kind, lease.item.key, lease.token) not in interrupted:
                 if not held.settled:
-                    task.cancel()
+                    _stop(task)
                 continue
             held.extend(asked_at + self._lease_s)
             if interrupted[lease.item.kind, lease.item.key, lease.token]:
@@ -452,7 +459,7 @@ class Worker:
                 log.warning("lease_unknown", kind=each.kind, key=each.key)
                 try:
                     await self._store.write(
-                        None, lambda tx, each=each: tx.work.release(each.kind, each.key, each.token)
+                        None, lambda tx, each=each: tx.work.give_back(each.kind, each.key, each.token)
                     )
                 except ThreadkeepError:
                     self._unsure = True

@@ -9,10 +9,10 @@ import pytest
 from tests.support.databases import Database
 from tests.support.objects import a_thread
 from threadkeep import worker as workers
-from threadkeep.contract.errors import LeaseLost
+from threadkeep.contract.errors import LeaseLost, Unavailable
 from threadkeep.storage import Store, Transaction
 from threadkeep.storage.notices import Alone, Notices, open_notices
-from threadkeep.storage.work import Lease, LeaseTerms, WorkItem
+from threadkeep.storage.work import EPOCH, Lease, LeaseTerms, WorkItem
 from threadkeep.worker import Handle, Held, Lanes, Worker, new_node
 
 KIND = "chore"
@@ -203,6 +203,82 @@ async def test_work_that_broke_is_tried_again_and_counted(store: Store) -> None:
         await until(lambda: len(attempts) == 3)
 
     assert attempts == [0, 1, 2]
+
+
+async def test_work_that_broke_is_counted_also_while_its_node_renews_others(
+    store: Store, chores: Chores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "RENEW_S", 0.02)
+    attempts: list[int] = []
+
+    async def handle(held: Held) -> None:
+        if held.lease.item.key == "sound":
+            await chores.handle(held)
+            return
+        attempts.append(held.lease.attempts)
+        if len(attempts) < 3:
+            raise ValueError("something is wrong with it")
+        await finish(store, held)
+
+    await add(store, "sound", "broken")
+    async with working(store, handle):
+        await until(lambda: len(attempts) == 3)
+        chores.may_end.set()
+
+    assert attempts == [0, 1, 2]
+
+
+async def test_who_has_lost_a_lease_is_told_once_and_left_to_end_what_he_has_to(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "RENEW_S", 0.02)
+    cancelled, may_end, ended = 0, asyncio.Event(), asyncio.Event()
+    leases: list[Lease] = []
+
+    async def handle(held: Held) -> None:
+        nonlocal cancelled
+        leases.append(held.lease)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled += 1
+            try:
+                await may_end.wait()
+                ended.set()
+            except asyncio.CancelledError:
+                cancelled += 1
+            raise
+
+    await add(store, "a")
+    async with working(store, handle):
+        await until(lambda: bool(leases))
+        await stolen(store, leases[0])
+        await until(lambda: cancelled > 0)
+        await asyncio.sleep(0.3)
+        may_end.set()
+        await until(lambda: ended.is_set() or cancelled > 1)
+
+    assert cancelled == 1
+
+
+async def test_numbers_are_not_given_again_when_work_is_put_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "RETRY_S", 0.0)
+    told: list[int] = []
+
+    async def handle(held: Held) -> None:
+        """Tells more than is stored, before the database goes away."""
+        followed = await store.read(None, lambda tx: tx.work.followed(KIND, "a"))
+        assert followed is not None
+        told.append(followed.told)
+        if len(told) == 1:
+            raise Unavailable
+        await finish(store, held)
+
+    await store.write(PROJECT, lambda tx: tx.work.insert(KIND, "a", told=2))
+    async with working(store, handle):
+        await until(lambda: len(told) == 2)
+
+    assert told == [2, EPOCH]
 
 
 async def test_draining_lets_work_end_within_the_grace_period(store: Store, chores: Chores) -> None:

@@ -22,7 +22,8 @@ from threadkeep.contract.errors import LeaseLost
 from threadkeep.storage.statements import Connection, NowMs, Statement, Value, number, text
 from threadkeep.storage.tables import work
 
-# With every death of a holder the numbers of a run's events go on behind the next multiple of this.
+# With every death of a holder, and whenever it is not known how far was told, the numbers of a run's events go on
+# behind the next multiple of this.
 EPOCH: Final = 1_000_000
 
 
@@ -122,9 +123,21 @@ RELEASE = Statement(
         **_unleased,
     )
 )
-# The lease keeps its token but has run out: the next claim counts it as a death of its holder.
+GIVE_BACK = Statement(
+    sa.update(work)
+    .where(*_held)
+    .values(
+        due_at=sa.case((work.c.interrupted, _now), else_=sa.func.coalesce(number("due_at_ms"), _now)),
+        told=_next_million,
+        **_unleased,
+    )
+)
+# The lease keeps its token but has run out: the next claim counts it as a death of its holder. It is the node's no
+# more, whose next renewal would else make it live again.
 ABANDON = Statement(
-    sa.update(work).where(*_held).values(lease_until=sa.literal_column("0"), due_at=_now + number("delay_ms"))
+    sa.update(work)
+    .where(*_held)
+    .values(lease_until=sa.literal_column("0"), lease_node=sa.null(), due_at=_now + number("delay_ms"))
 )
 FINISH = Statement(sa.delete(work).where(*_held))
 WITHDRAW = Statement(sa.delete(work).where(*_one, work.c.lease_token.is_(None)))
@@ -337,6 +350,12 @@ class Work:
         ``told``: the number of the last event that was told of it, where that is known for certain."""
         values: dict[str, Value] = {"kind_": kind, "key_": key, "token": token, "due_at_ms": due_at_ms, "told": told}
         if not self._connection.run(RELEASE, values):
+            raise LeaseLost(kind, key)
+
+    def give_back(self, kind: str, key: str, token: str, *, due_at_ms: int | None = None) -> None:
+        """As ``release``, where nobody knows how far was told of it: its numbers go on as behind a death."""
+        values: dict[str, Value] = {"kind_": kind, "key_": key, "token": token, "due_at_ms": due_at_ms}
+        if not self._connection.run(GIVE_BACK, values):
             raise LeaseLost(kind, key)
 
     def finish(self, kind: str, key: str, token: str) -> None:
