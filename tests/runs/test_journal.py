@@ -5,6 +5,7 @@ import gc
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import pytest
@@ -225,6 +226,31 @@ async def test_the_text_of_an_unfinished_message_is_stored_now_and_then(store: S
 
     message = (await desk.stored())[2][0]
     assert (message.status, message.content) == ("in_progress", [TextContent(text=Text(value="Hello"))])
+
+
+async def test_text_whose_storing_outlasts_the_lease_is_not_shown(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = await desk_on(store, lease_s=0.5)
+    await desk.journal.begin()
+    await write_text(desk.journal, "Hel")
+    shown = desk.names
+    write = store.write
+
+    async def write_and_freeze(*args: Any, **more: Any) -> Any:
+        written = await write(*args, **more)
+        await asyncio.sleep(0.6)
+        return written
+
+    monkeypatch.setattr(store, "write", write_and_freeze)
+    desk.journal._flushed_at -= 2
+    desk.journal.publish()
+    desk.journal.add_text(TextAdded("lo"))
+    await asyncio.sleep(0)
+    await desk.journal.idle()
+
+    # By now another node may be writing the message anew.
+    assert desk.names == shown
 
 
 async def test_text_that_is_stored_late_does_not_undo_the_end(store: Store) -> None:

@@ -459,8 +459,11 @@ class Journal:
             self._told = telling.begun
             for event in telling.events:
                 self._heed(event)
-            self.events.append([*self._unpublished, *telling.events])
-            self._unpublished = []
+            # What is told now is stored, and so are the words before it. Words alone are not: they are kept back where
+            # the answer came when the lease was over.
+            if telling.events or self._held.is_live:
+                self.events.append([*self._unpublished, *telling.events])
+                self._unpublished = []
 
     async def write(self, change: Callable[[Transaction], T]) -> T:
         """Stores what is not the run's own but comes of it, while the run is still this node's."""
