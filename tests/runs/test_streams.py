@@ -298,6 +298,32 @@ class TestMirroring:
 
             assert not mirror.closed
 
+    async def test_a_reader_who_leaves_while_he_asks_leaves_nothing_behind(self, store: Store) -> None:
+        wire = Wire()
+        async with a_node(store, wire, "here") as here:
+            run = await a_run_at(store, "there")
+            asking = asyncio.create_task(here.mirror(run.id, 0, "there"))
+            await until(lambda: bool(here._mirrors))
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+            assert not here._mirrors
+
+    async def test_a_node_that_has_lost_the_run_does_not_refuse_what_its_successor_told(self, store: Store) -> None:
+        wire = Wire()
+        async with a_node(store, wire, "there") as there, a_node(store, wire, "here") as here:
+            run = await a_run_at(store, "there")
+            # It does not know yet: it was frozen until now.
+            here.open(run.id).append([delta("one")])
+            there.open(run.id, 10).append([delta("two"), delta("three")])
+
+            follower = await here.join(DEFAULT_PROJECT_ID, run.thread_id, run.id, 11)
+            log = await follower.next(11)
+            assert isinstance(log, EventLog)
+            assert log.since(11) == [delta("three")]
+            follower.close()
+
     async def test_without_notices_a_reader_waits_for_what_is_stored(self, store: Store) -> None:
         wire = Wire()
         async with a_node(store, wire, "there") as there, a_node(store, wire, "here") as here:

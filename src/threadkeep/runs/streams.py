@@ -383,15 +383,15 @@ class Streams:
         run_id = look.run.id
         last = look.last
         if last is None and not is_settled(look.run):
+            node = None if look.followed is None else self.elsewhere(look.followed)
             here = [
                 each.last for each in self._logs.get(run_id, ()) if not each.closed and not isinstance(each, Mirror)
             ]
-            if here:
+            # A log of ours may be one of a run that we have lost and do not know it yet.
+            if here and node is None:
                 last = max(here)
             elif look.followed is not None:
-                mirror = None
-                if (node := self.elsewhere(look.followed)) is not None:
-                    mirror = await self.mirror(run_id, position, node)
+                mirror = None if node is None else await self.mirror(run_id, position, node)
                 # Up to here a node that died may have told.
                 epoch_end = (look.followed.told // EPOCH + 1) * EPOCH - 1
                 last = epoch_end if mirror is None else mirror.heard_last if isinstance(mirror, Mirror) else mirror.last
@@ -420,8 +420,15 @@ class Streams:
             mirror = Mirror(self._notices, run_id, position, node, partial(self._closed, run_id))
             self._mirrors[mirror.token] = mirror
             mirror.ask()
-            if not await mirror.opened():
-                del self._mirrors[mirror.token]
+            is_open = False
+            try:
+                is_open = await mirror.opened()
+            finally:
+                # Also when whoever asked has left meanwhile: what was heard for him is nobody's.
+                if not is_open:
+                    mirror.close(_UNREAD)
+                    self._mirrors.pop(mirror.token, None)
+            if not is_open:
                 return None
             if self._tending is None:
                 self._tending = asyncio.create_task(self._tend())
