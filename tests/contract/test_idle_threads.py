@@ -116,6 +116,18 @@ async def test_a_thread_that_is_used_between_look_and_deletion_stays(store: Stor
     assert not await store.write(DEFAULT_PROJECT_ID, lambda tx: idle_threads._delete(tx, thread, before))
 
 
+async def test_a_look_that_fails_leaves_its_work_to_be_put_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr("threadkeep.storage.threads.Threads.idle", fails)
+    with pytest.raises(ArithmeticError):
+        await swept(store, days=30)
+
+    # Due at once it would fail again and again, as fast as the machine can.
+    assert not await store.read(None, lambda tx: tx.work.any_due([idle_threads.KIND]))
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def hasty(request: pytest.FixtureRequest) -> Iterator[RunningServer]:
     """A server whose threads live for three seconds."""

@@ -3,6 +3,7 @@
 Nothing is written when something happens in a thread: when that was, the ids of its messages and runs tell.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Final
@@ -42,20 +43,23 @@ class IdleThreads:
 
     async def handle(self, held: Held) -> None:
         """Deletes what is idle in all projects, and comes again later."""
-        item, token = held.lease.item, held.lease.token
-        due_in_s = 0.0
         try:
             before = time.time() - self._ttl_s
             projects = await self._store.read(None, lambda tx: tx.projects.ids())
             deleted = sum([await self._delete_in(project, before) for project in projects])
-            if deleted:
-                log.info("idle_threads_deleted", count=deleted)
-            due_in_s = max(_LEAST_S, min(_EVERY_S, self._ttl_s / _PART))
-        finally:
-            # Also when the server stops in the midst: another goes on at once.
-            held.settled = True
-            due_at_ms = round((time.time() + due_in_s) * 1000)
-            await self._store.write(None, lambda tx: tx.work.release(item.kind, item.key, token, due_at_ms=due_at_ms))
+        except asyncio.CancelledError:
+            # The server stops in the midst: another goes on at once.
+            await self._come_again(held, 0.0)
+            raise
+        if deleted:
+            log.info("idle_threads_deleted", count=deleted)
+        await self._come_again(held, max(_LEAST_S, min(_EVERY_S, self._ttl_s / _PART)))
+
+    async def _come_again(self, held: Held, due_in_s: float) -> None:
+        item, token = held.lease.item, held.lease.token
+        held.settled = True
+        due_at_ms = round((time.time() + due_in_s) * 1000)
+        await self._store.write(None, lambda tx: tx.work.release(item.kind, item.key, token, due_at_ms=due_at_ms))
 
     async def _delete_in(self, project: str, before: float) -> int:
         """How many there were."""
