@@ -334,7 +334,10 @@ def test_a_server_that_refuses_connections_is_named_with_its_address(
         run = story.run_to_end(story.thread("Hi"))
 
     assert (run["status"], run["last_error"]["code"]) == ("failed", "server_error")
-    assert f"the upstream 'away' at 127.0.0.1:{port} could not be reached" in run["last_error"]["message"]
+    assert (
+        f"the upstream 'away' at 127.0.0.1:{port} could not be reached (connection refused)"
+        in (run["last_error"]["message"])
+    )
 
 
 def test_a_run_whose_server_wants_to_be_left_alone_for_a_while_is_cancelled_at_once(told: Story) -> None:

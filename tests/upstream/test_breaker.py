@@ -1,6 +1,7 @@
 """When a server that fails is left alone, and when it is asked again."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -129,9 +130,11 @@ async def test_a_server_that_is_away_is_left_alone_and_asked_again_after_a_pause
         assert "could not be reached" in spared.message
         assert spared.code == "server_error"
         [trouble] = up.troubles
-        assert trouble.startswith("'scripted' has failed for ")
+        assert re.fullmatch(r"'scripted' has failed for \d+ s, and is asked again in 1 s", trouble)
         async with ScriptedUpstream([Say("back")] * 2, port=server.port):
             await asyncio.sleep(0.6)
+            [trouble] = up.troubles
+            assert trouble.endswith(" s, and is asked again with the next run")
             assert (await ask(up)).text == "back"
             assert (await ask(up)).text == "back"
         assert up.troubles == []

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import random
 import re
+import ssl
 import time
 import urllib.request
 from collections import Counter
@@ -176,7 +178,8 @@ class ChatCompletionsUpstream:
         """What is left alone at present, in words that name nothing but the upstream and its models."""
         open_ones = [("", self._breaker), *((f" for '{model}'", breaker) for model, breaker in self._failing.items())]
         return [
-            f"'{self.name}' has failed{which} for {breaker.failing_s:.0f} s, and is asked again in {breaker.wait_s:.0f}"
+            f"'{self.name}' has failed{which} for {breaker.failing_s:.0f} s, and is asked again "
+            + (f"in {math.ceil(wait_s)} s" if (wait_s := breaker.wait_s) else "with the next run")
             for which, breaker in open_ones
             if breaker.is_open
         ]
@@ -614,7 +617,11 @@ def why(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.os_error.strerror or str(error.os_error)).lower()
+        cause = error.os_error
+        if cause.errno is None or isinstance(cause, ssl.SSLError):
+            return (cause.strerror or str(cause)).lower()
+        # What asyncio says in its place names the address, and not what was wrong.
+        return os.strerror(cause.errno).lower()
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "it closed the connection without an answer"
     return str(error) or type(error).__name__
