@@ -195,6 +195,16 @@ def test_it_is_served_without_a_key(server: RunningServer) -> None:
     assert answer.json() == json.loads(msgspec.json.encode(REFERENCE.document()))
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/metrics"])
+def test_a_document_has_the_type_that_the_reference_says(
+    document: dict[str, Any], server: RunningServer, path: str
+) -> None:
+    [said] = document["paths"][path]["get"]["responses"]["200"]["content"]
+    with server.client() as client:
+        answer = client.get(f"{server.url}{path}")
+    assert answer.headers["content-type"].split(";")[0] == said
+
+
 # --- the page
 
 

@@ -22,7 +22,7 @@ class Answer(NamedTuple, Generic[Object_co]):
 
 
 class Document(NamedTuple):
-    """Something to read about the server; no object of the contract."""
+    """Something to read about the server; no object of the contract. What returns it is annotated with its type."""
 
     content_type: bytes
     text: bytes

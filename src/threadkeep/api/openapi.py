@@ -15,7 +15,7 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, Struct, UnsetType
 from starlette.routing import PARAM_REGEX
 
-from threadkeep.api.answers import Answer, Document
+from threadkeep.api.answers import Answer
 from threadkeep.api.download import Download
 from threadkeep.api.errors import TABLE, ErrorResponse
 from threadkeep.api.event_stream import EventStream
@@ -170,8 +170,8 @@ def document(
 
 
 def answers_of(endpoint: Callable[..., Any]) -> list[Any]:
-    """What the endpoint may answer with: types of objects, ``EventStream``, ``Download``."""
-    answers = members(get_type_hints(_plain(endpoint))["return"])
+    """What the endpoint may answer with: types of objects, ``EventStream``, ``Download``; a document with its type."""
+    answers = members(get_type_hints(_plain(endpoint), include_extras=True)["return"])
     return [get_args(answer)[0] if get_origin(answer) is Answer else answer for answer in answers]
 
 
@@ -297,8 +297,8 @@ def _answers(endpoint: Callable[..., Any], components: "_Components") -> Schema:
             "description": "What the upstream refuses, in its words.",
             "content": {"application/json": {"schema": _ref("ErrorResponse")}},
         }
-    if Document in answers:
-        content |= {"application/json": {}, "text/html": {}}
+    if documents := [get_args(answer)[1] for answer in answers if get_origin(answer) is Annotated]:
+        content |= {media_type: {} for media_type in documents}
         told.append("The document.")
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in ("x-request-id", "openai-processing-ms")}
     return {"200": {"description": "; ".join(told), "headers": headers, "content": content}, **responses}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from itertools import groupby
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -46,7 +46,7 @@ class Reference:
     def document(self, version: str = __version__) -> Schema:
         return document(self._operations, self.public, self._prefix, version)
 
-    async def openapi_document(self, context: Context) -> Document:
+    async def openapi_document(self, context: Context) -> Annotated[Document, "application/json"]:
         """This API as an OpenAPI 3.1 document."""
         if self._openapi is None:
             # In a thread: it takes long enough to be felt by others.
@@ -54,7 +54,7 @@ class Reference:
             self._openapi = Document(b"application/json", msgspec.json.encode(made), _HEADERS)
         return self._openapi
 
-    async def reference_page(self, context: Context) -> Document:
+    async def reference_page(self, context: Context) -> Annotated[Document, "text/html"]:
         """This API as a page to read."""
         if self._docs is None:
             page = await asyncio.to_thread(lambda: as_html(self.document(context.version)))
