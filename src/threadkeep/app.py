@@ -284,7 +284,7 @@ def _gauges(
         ),
         Gauge(
             "threadkeep_runs_waiting",
-            "Runs in the queue that no node executes, of the whole database: every node says the same.",
+            "Runs that are due and that no node executes, of the whole database: every node says the same.",
             lambda: store.read(None, lambda tx: tx.work.waiting(KIND)),
         ),
         Gauge(

@@ -7,7 +7,7 @@ import pytest
 from threadkeep import logs, serving
 from threadkeep.api import auth, call, edge, event_stream
 from threadkeep.contract import reading, uploads
-from threadkeep.runs import execution, reply, streams
+from threadkeep.runs import execution, idle_threads, line, reply, streams
 from threadkeep.search import embed, parse, stores
 from threadkeep.storage import blobs, engine, notices, vectors
 from threadkeep.upstream import client, sse
@@ -21,6 +21,9 @@ KIB, MIB = 1024, 1024**2
     [
         ("a kept connection nobody uses", f"{serving.IDLE_CONNECTION_S} s"),
         ("connections of clients", f"From {serving.REFUSED_CONNECTIONS} more on"),
+        ("connections of clients", f"less {serving.REFUSED_CONNECTIONS}, from 16 to 10,000"),
+        ("runs that wait behind", f"| {line.MAX_WAITING} |"),
+        ("a thread in which nothing", f"{idle_threads._BATCH} in a transaction"),
         ("a request's first line and headers", f"{serving.MAX_HEAD_BYTES // KIB} KiB, {serving.HEAD_S:g} s"),
         ("a JSON body", f"{call.Limits().body_s:g} s"),
         ("all bodies longer than", f"{call.Limits().all_bodies_bytes // MIB} MiB"),
@@ -58,6 +61,6 @@ KIB, MIB = 1024, 1024**2
     ],
 )
 def test_the_page_says_the_bound_that_the_program_has(row: str, said: str) -> None:
-    [line] = [line for line in PAGE.splitlines() if line.startswith(f"| {row}")]
+    [found] = [each for each in PAGE.splitlines() if each.startswith(f"| {row}")]
 
-    assert said in line
+    assert said in found

@@ -48,7 +48,8 @@ async def liveness(context: Context) -> Answer[Live]:
 
 
 async def readiness(context: Context) -> Answer[Ready]:
-    """Every part that the server needs is well: 200; else 503. The code interpreter may be off."""
+    """Every part that the server needs is well: 200; else 503. The code interpreter may be off, and model servers
+    may be left alone."""
     states = await asyncio.gather(*(_state(part) for part in context.health))
     by_name = {part.name: state for part, state in zip(context.health, states, strict=True)}
     is_ready = all(state.status != "failed" for state in states)

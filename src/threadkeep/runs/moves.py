@@ -1,4 +1,4 @@
-"""The one function that moves a run from status to status, and what each move writes down."""
+"""Whatever moves a run from status to status, and what each move writes down."""
 
 from typing import Final
 
