@@ -335,7 +335,7 @@ class TestMirroring:
 
             def end(tx: Transaction) -> None:
                 stored = tx.runs.lock(run.thread_id, run.id)
-                tx.runs.replace(msgspec.structs.replace(stored, status="completed"), was=stored.status, told=4)
+                tx.runs.end(msgspec.structs.replace(stored, status="completed"), was=stored.status, told=4)
                 tx.work.finish(KIND, run.id, "token")
 
             await store.write(DEFAULT_PROJECT_ID, end)

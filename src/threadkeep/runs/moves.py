@@ -48,7 +48,7 @@ def advance(
         **({"expires_at": None, "usage": used_so_far(tx, run)} if to in TERMINAL else {}),
     )
     if to not in TERMINAL:
-        tx.runs.replace(moved, was=run.status, told=told)
+        tx.runs.replace(moved, was=run.status)
     elif tx.runs.end(moved, was=run.status, told=told):
         move_up(tx, run.thread_id)
     return moved

@@ -33,9 +33,7 @@ GET = Statement(sa.select(runs.c.object).where(*_one))
 LOCK = Statement(sa.select(runs.c.object).where(*_one).with_for_update(key_share=True))
 # Compare and set: whoever moved first has changed the status, and this changes no row.
 REPLACE = Statement(
-    sa.update(runs)
-    .where(*_one, runs.c.status == text("was"))
-    .values(status=text("status"), object=text("json"), told=sa.func.coalesce(number("told"), runs.c.told))
+    sa.update(runs).where(*_one, runs.c.status == text("was")).values(status=text("status"), object=text("json"))
 )
 TOLD = Statement(sa.select(runs.c.told).where(*_one))
 ACTIVE = Statement(sa.select(runs.c.object).where(*_in_thread, ACTIVE_RUN))
@@ -129,14 +127,11 @@ class Runs:
             raise not_found("run", run_id)
         return _decoder.decode(row[0])
 
-    def replace(self, run: Run, was: RunStatus, *, told: int | None = None) -> None:
-        """Writes the run anew if its status is still ``was``; else somebody moved it first: `IllegalMove`.
-
-        ``told``: the number of the event that tells its end.
+    def replace(self, run: Run, was: RunStatus) -> None:
+        """Writes the run anew, which goes on, if its status is still ``was``; else somebody moved it first:
+        `IllegalMove`.
         """
-        if not self._bound.run(
-            REPLACE, thread=run.thread_id, id_=run.id, was=was, status=run.status, json=encode(run), told=told
-        ):
+        if not self._bound.run(REPLACE, thread=run.thread_id, id_=run.id, was=was, status=run.status, json=encode(run)):
             raise IllegalMove(run.id, was, run.status)
 
     def told(self, thread_id: str, run_id: str) -> int | None:
@@ -149,7 +144,10 @@ class Runs:
         self._bound.run(REWRITE, thread=run.thread_id, id_=run.id, json=encode(run))
 
     def end(self, run: Run, was: RunStatus, *, told: int | None = None) -> bool:
-        """As ``replace``, of a run that is over now, also one that waits; whether somebody may stand behind it."""
+        """As ``replace``, of a run that is over now, also one that waits; whether somebody may stand behind it.
+
+        ``told``: the number of the event that tells its end.
+        """
         values: dict[str, Value] = {
             "thread": run.thread_id,
             "id_": run.id,
