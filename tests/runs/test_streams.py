@@ -280,6 +280,30 @@ class TestMirroring:
             assert mirror.failure is not None
             wire.nodes["there"] = there_notices
 
+    async def test_a_node_that_stops_does_not_end_the_streams_of_others(self, store: Store) -> None:
+        wire = Wire()
+        async with a_node(store, wire, "there") as there, a_node(store, wire, "here") as here:
+            run = await a_run_at(store, "there")
+            there.open(run.id).append([delta("one")])
+            begun = EventLog()
+            here.begun_elsewhere(begun)
+            follower = here.follow(DEFAULT_PROJECT_ID, run, begun)
+            assert await follower.next(0) is begun
+            mirror = await follower.next(0)
+            assert isinstance(mirror, Mirror)
+
+            # It hands the run over and still answers, but for its logs.
+            await there.close()
+            here._hear_taken("beyond", run.id, "")
+            async with asyncio.timeout(PATIENCE_S):
+                await mirror.wait(1)
+            assert mirror.closed
+
+            going_on = asyncio.create_task(follower.next(1))
+            await asyncio.sleep(0.1)
+            here.open(run.id, 1)
+            assert isinstance(await going_on, EventLog)
+
     async def test_a_mirror_of_a_node_that_still_answers_goes_on(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:

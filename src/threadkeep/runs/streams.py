@@ -59,6 +59,7 @@ _BEGUN_ELSEWHERE: Final = "The run is executed at another node."
 _UNREAD: Final = "Nobody reads it."
 
 _SILENT: Final = "The node that executes the run says nothing."
+_GONE: Final = "The node that executed the run has its events no more."
 # In place of the number of the last event: there is no such log.
 _ABSENT: Final = -1
 # How many events are put into one notice, however short they are.
@@ -208,6 +209,10 @@ class Mirror(EventLog):
         if self.closed:
             return
         self._heard_at = time.monotonic()
+        if batch.last == _ABSENT:
+            # It had the log, and stops: that is not the end of the run.
+            self.close(_GONE)
+            return
         self.heard_last = batch.last
         if batch.base > self.last:
             self.ask(anew=True)
