@@ -217,3 +217,23 @@ def test_a_run_handed_over_goes_on_in_the_streams_of_other_nodes(
     assert rest.names() == ["thread.run.in_progress", *text_of(1), "thread.run.completed", "done"]
     assert rest.last_id == (stream.last_id or 0) + len(rest.events) - 1
     assert "join its stream again" in stream.events[-1].data["error"]["message"]
+
+
+def test_a_stream_begun_where_there_was_no_room_outlives_the_node_that_executes_the_run(
+    postgres_database: Database, scripted_models: ScriptedModels, model: ScriptedModel
+) -> None:
+    full = scripted_models.new_model()
+    full.says([Say("busy"), held := Gate()])
+    model.says([Say("half "), Gate()], Say("whole"))
+    with node(postgres_database, scripted_models, "--max-concurrent-runs", "1") as first, begun(first, full) as other:
+        other.until("thread.message.delta")
+        with node(postgres_database, scripted_models, "--grace-seconds", "0") as second, begun(first, model) as stream:
+            stream.until("thread.message.delta")
+            with node(postgres_database, scripted_models):
+                second.program.terminate()
+                stream.rest()
+        held.release()
+        other.rest()
+
+    assert stream.names()[-2:] == ["thread.run.completed", "done"]
+    assert stream.every("thread.message.completed")[0]["content"][0]["text"]["value"] == "whole"

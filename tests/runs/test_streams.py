@@ -1,6 +1,7 @@
 """Which logs a node keeps, and how one node mirrors another's."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.objects import a_run, a_thread
+from threadkeep.contract.errors import Unavailable
 from threadkeep.contract.events import Event
 from threadkeep.contract.messages import MessageDelta, MessageDeltaContent, TextContentDelta, TextDelta
 from threadkeep.contract.runs import Run
@@ -347,6 +349,29 @@ class TestMirroring:
             assert isinstance(log, EventLog)
             assert log.since(11) == [delta("three")]
             follower.close()
+
+    async def test_readers_of_a_database_that_is_away_do_not_fill_the_log(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(streams, "LOOK_S", 0.0)
+        async with a_node(store, Wire(), "here") as here:
+            run = await a_run_at(store, "there")
+            follower = await here.join(DEFAULT_PROJECT_ID, run.thread_id, run.id, 0)
+            looked, read = 0, store.read
+
+            async def away(*_: object) -> None:
+                nonlocal looked
+                looked += 1
+                raise Unavailable
+
+            monkeypatch.setattr(store, "read", away)
+            going_on = asyncio.create_task(follower.next(0))
+            await until(lambda: looked > 5)
+            monkeypatch.setattr(store, "read", read)
+            here.open(run.id)
+
+            assert isinstance(await going_on, EventLog)
+            assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
     async def test_without_notices_a_reader_waits_for_what_is_stored(self, store: Store) -> None:
         wire = Wire()

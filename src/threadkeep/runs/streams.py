@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from threadkeep.contract.errors import InvalidRequest, NotFound, ThreadkeepError
+from threadkeep.contract.errors import InvalidRequest, NotFound, Unavailable
 from threadkeep.contract.events import RUN_EVENTS, Event, EventName, EventObject, object_of
 from threadkeep.contract.run_status import TERMINAL
 from threadkeep.contract.runs import Run
@@ -668,8 +668,9 @@ class Follower:
                 await self._streams.wait(self._run_id, arrival)
             except NotFound:
                 return Ended(THREAD_DELETED)
-            except ThreadkeepError as error:
-                log.warning("stream_not_found", error=error, run_id=self._run_id)
+            except Unavailable as error:
+                # That it is away the store says itself, once; every reader looks again and again.
+                log.debug("stream_not_found", error=error, run_id=self._run_id)
                 await self._streams.wait(self._run_id, arrival)
             finally:
                 self._streams.forget(self._run_id, arrival)
