@@ -100,6 +100,12 @@ async def test_failure_of_one_read_is_its_own(store: Store) -> None:
     assert await count(store) == 0
 
 
+async def test_function_that_asks_for_more_than_there_is_holds_nobody_up(store: Store) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(RuntimeError):
+            await store.read(None, lambda _: next(iter(())))
+
+
 async def test_read_cannot_write_to_sqlite(embedded: Store) -> None:
     with pytest.raises(Unavailable):
         await embedded.read(DEFAULT_PROJECT_ID, insert)

@@ -69,7 +69,9 @@ def retell(tx: Transaction, thread_id: str, run_id: str, after: int, upto: int |
     has ended or waits for its client. ``upto``: only what was told until then, because what follows is elsewhere.
     """
     run = tx.runs.get(thread_id, run_id)
-    steps, ends = tx.steps.all(run_id), tx.steps.told(run_id)
+    # In this order: a step may end between the two, and has ended in any case if its end has a number.
+    ends = tx.steps.told(run_id)
+    steps = tx.steps.all(run_id)
     last = last_told(tx, run) if upto is None else upto
     is_all = upto is None and is_settled(run)
     telling = _Retelling(tx, after)

@@ -111,6 +111,11 @@ class Answers:
                 continue
             if error is None:
                 future.set_result(result)
+            elif isinstance(error, StopIteration):
+                # No future takes it: whoever asked would wait for ever.
+                raised = RuntimeError("A function that the store was given raised StopIteration.")
+                raised.__cause__ = error
+                future.set_exception(raised)
             else:
                 future.set_exception(error)
 
