@@ -80,3 +80,10 @@ async def test_a_reader_that_leaves_is_forgotten() -> None:
     await asyncio.gather(waiting, return_exceptions=True)
 
     assert log._waiting == []
+
+
+def test_what_a_run_says_at_length_counts_whatever_says_it() -> None:
+    run = a_run(a_thread().id, instructions="x" * 100_000)
+    log = EventLog()
+    log.append([Event("thread.run.created", run), Event("thread.run.queued", run)])
+    assert log.size > 200_000

@@ -9,12 +9,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from threadkeep.contract.events import Event
 from threadkeep.contract.messages import MessageDelta, TextContentDelta
 
 # The kind of work that a run is.
 KIND: Final = "run"
 
+_encoder: Final = msgspec.json.Encoder()
 # What an event takes in memory beside the texts in it, roughly.
 EVENT_BYTES: Final = 500
 
@@ -42,13 +45,13 @@ class EventLog:
 
     @property
     def size(self) -> int:
-        """In memory, roughly: the texts of messages are what makes a log large."""
+        """In memory, roughly. Most events are the words of messages; of all others what they say at length counts too,
+        such as what a tool found."""
         return EVENT_BYTES * len(self._events) + sum(
-            len(part.text.value or "")
+            sum(len(part.text.value or "") for part in said.delta.content if type(part) is TextContentDelta)
+            if type(said := event.object) is MessageDelta
+            else len(_encoder.encode(said))
             for event in self._events
-            if type(event.object) is MessageDelta
-            for part in event.object.delta.content
-            if type(part) is TextContentDelta
         )
 
     def append(self, events: Sequence[Event]) -> None:
