@@ -394,6 +394,27 @@ async def test_logs_beyond_the_budget_are_cut_with_a_note(desk: Desk) -> None:
     assert logs.endswith(f"\nThe output was cut: more than {MAX_LOGS_BYTES} bytes are not kept.\n")
 
 
+async def test_calls_have_the_session_in_their_order_whatever_the_store_does(desk: Desk) -> None:
+    asked: list[int] = []
+
+    class Orderly(ScriptedSessions):
+        @asynccontextmanager
+        async def session(self, project: str, thread_id: str) -> AsyncGenerator[Any, None]:
+            asked.append(len(asked))
+            async with super().session(project, thread_id) as session:
+                yield session
+
+    desk.with_sessions(Orderly(ScriptedSession()))
+    reading = desk.tool.read(0, "call_1")
+    reading.feed(json.dumps({"code": "1"}))
+    reading.finish()
+    calling = asyncio.create_task(desk.tool.call(0, reading.call, desk.context, lambda delta: None))
+    # One turn of the loop: no answer of the store can have come.
+    await asyncio.sleep(0)
+    assert asked
+    await calling
+
+
 async def test_a_run_that_has_kept_much_keeps_less_of_a_further_call(desk: Desk) -> None:
     def execute(code: str, tell: Callable[[Output], None]) -> None:
         tell(Logs("x" * MAX_LOGS_BYTES))

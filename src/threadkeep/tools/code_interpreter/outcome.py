@@ -41,17 +41,15 @@ def logs_left(steps: Iterable[RunStep]) -> int:
 
 
 class Outcome:
-    """The outputs of one call so far, whose logs may have ``logs_bytes`` together."""
+    """The outputs of one call so far."""
 
-    def __init__(
-        self, index: int, call: CodeInterpreterToolCall, tell: Tell, *, logs_bytes: int = MAX_LOGS_BYTES
-    ) -> None:
+    def __init__(self, index: int, call: CodeInterpreterToolCall, tell: Tell) -> None:
         self._index = index
         self._call = call
         self._tell = tell
         # Logs in the pieces in which they came.
         self._outputs: list[list[str] | OutputImage] = []
-        self._logs_bytes = self._left_bytes = logs_bytes
+        self._logs_bytes = self._left_bytes = MAX_LOGS_BYTES
         self._is_cut = False
 
     @property
@@ -62,6 +60,10 @@ class Outcome:
             for output in self._outputs
         ]
         return replace(self._call, code_interpreter=replace(self._call.code_interpreter, outputs=outputs))
+
+    def keep_at_most(self, logs_bytes: int) -> None:
+        """All logs together, of which none have come yet."""
+        self._logs_bytes = self._left_bytes = logs_bytes
 
     def log(self, text: str) -> None:
         """More of what the code says, as far as there is room for it."""

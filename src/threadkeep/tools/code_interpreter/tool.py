@@ -28,7 +28,7 @@ from threadkeep.logs import Log
 from threadkeep.sandbox.box import BoxFailed, Logs, Output, Picture
 from threadkeep.sandbox.limits import Limits
 from threadkeep.sandbox.sessions import Ready, Session, Sessions
-from threadkeep.storage.store import Store
+from threadkeep.storage.store import Store, Transaction
 from threadkeep.tools.code_interpreter.arguments import Arguments
 from threadkeep.tools.code_interpreter.files import Given, SessionFiles, given
 from threadkeep.tools.code_interpreter.outcome import Outcome, logs_left
@@ -114,14 +114,14 @@ class CodeInterpreter:
 
     async def call(self, index: int, call: ToolCall, context: CallContext, tell: Tell) -> CodeInterpreterToolCall:
         assert isinstance(call, CodeInterpreterToolCall)
-        run_id = context.run.id
-        left = await self._store.read(context.project, lambda tx: logs_left(tx.steps.all(run_id)))
-        outcome = Outcome(index, call, tell, logs_bytes=left)
+        outcome = Outcome(index, call, tell)
         if not call.code_interpreter.input.strip():
             outcome.tell_news(_NO_CODE)
             return outcome.call
         for _ in range(2):
+            # Nothing is waited for ahead of it: the calls of one reply have the session in their order.
             async with self._sessions.session(context.project, context.run.thread_id) as session:
+                outcome.keep_at_most(await self._store.read(context.project, lambda tx: _logs_left(tx, context)))
                 try:
                     await self._files.place(session, context, outcome)
                     await self._run(session, call.code_interpreter.input, context, outcome)
@@ -204,6 +204,10 @@ class CodeInterpreter:
             case Picture(media_type, content):
                 filename = f"{uuid.uuid4()}.{_EXTENSIONS.get(media_type, 'bin')}"
                 outcome.show(await self._files.keep_picture(context, filename, content))
+
+
+def _logs_left(tx: Transaction, context: CallContext) -> int:
+    return logs_left(tx.steps.all(context.run.id))
 
 
 async def _stopped(task: asyncio.Task[Any]) -> None:
