@@ -163,7 +163,7 @@ def test_a_cancel_reaches_the_model_and_the_listener_wherever_they_are(
     assert status == 200
     assert received.aborted
     # A second, and what a busy machine takes.
-    assert took_s < 5
+    assert took_s < 15
     assert stream.run["status"] == "cancelled"
     message = story.messages(thread)[-1]
     assert (message["status"], message["incomplete_details"]) == ("incomplete", {"reason": "run_cancelled"})

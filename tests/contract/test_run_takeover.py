@@ -47,7 +47,7 @@ def test_a_run_goes_on_elsewhere_when_its_node_is_killed(
 
             assert second.until_ended(run_path) == "completed"
 
-            assert time.monotonic() - killed_at < LEASE_S + 2
+            assert time.monotonic() - killed_at < LEASE_S + 10
             messages = second.http.get(f"{thread}/messages?order=asc").json()["data"]
             # Written anew, under the id that the first reader was told.
             assert [message["content"][0]["text"]["value"] for message in messages] == ["Hi", "whole answer"]
@@ -122,7 +122,9 @@ def test_a_node_told_to_stop_hands_its_runs_over(
     database: Database, scripted_models: ScriptedModels, model: ScriptedModel
 ) -> None:
     model.says([Say("half "), Gate()], Say("whole"))
-    with node(database, scripted_models, "--grace-seconds", "0") as first, begun(first, model) as stream:
+    lease_s = 30
+    arguments = ("--grace-seconds", "0", "--lease-seconds", str(lease_s))
+    with node(database, scripted_models, *arguments) as first, begun(first, model) as stream:
         stream.until("thread.message.delta")
         first.program.terminate()
         stream.rest()
@@ -133,7 +135,7 @@ def test_a_node_told_to_stop_hands_its_runs_over(
             started_at = time.monotonic()
             assert second.until_ended(stream.run_path) == "completed"
             # Given back, not run out: nobody waits for the lease.
-            assert time.monotonic() - started_at < LEASE_S
+            assert time.monotonic() - started_at < lease_s
 
 
 def test_a_node_told_to_stop_lets_its_runs_end_within_the_grace_period(

@@ -138,7 +138,7 @@ async def test_notice_arrives_soon(postgres_database: Database) -> None:
             a.tell("ping")
             await ear.until(lambda heard, count=count: len(heard) == count)
             took.append(time.monotonic() - told_at)
-        assert sorted(took)[10] < 0.1
+        assert sorted(took)[10] < 0.4
 
 
 async def test_gap_is_heard_where_telling_was_too_much(postgres_database: Database) -> None:
