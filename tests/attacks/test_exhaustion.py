@@ -85,7 +85,9 @@ def test_loops_end_at_the_limit_and_the_run_goes_on_with_that_news(host: Host, a
 
     for why, each in zip(LOOPS, ran, strict=True):
         assert each.status == "completed", why
-        assert f"Execution was stopped after {CALL_S:g} s" in each.logs, (why, each.logs[-500:])
+        # Who makes processes all the time may meet the watchdog of processes first.
+        news = (f"Execution was stopped after {CALL_S:g} s", f"The code was stopped: a session may have {PROCESSES} ")
+        assert any(each_news in each.logs for each_news in news), (why, each.logs[-500:])
     for each in attackers:
         each.works()
         # It may be lost when a busy machine takes too long for the end; then it is restored.
