@@ -279,7 +279,7 @@ def main() -> None:
         if "rejoin" in arguments.only:
             database_url = new_database()
             assert database_url is not None
-            with nodes(2, upstream_url, database_url, *off) as started:
+            with nodes(upstream_url, [database_url] * 2, *off) as started:
                 for at_once in (1, 8):
                     waited = uvloop.run(rejoin(started, arguments.rejoins, at_once))
                     p50, p99 = statistics.median(waited), waited[int(len(waited) * 0.99)]
