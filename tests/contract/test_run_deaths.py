@@ -48,7 +48,7 @@ def test_a_run_that_killed_its_node_three_times_is_not_tried_for_ever(
     assert again.status_code == 200
 
 
-def test_nodes_that_are_there_take_over_within_two_seconds_of_the_lease(
+def test_nodes_that_are_there_mostly_take_over_within_two_seconds_of_the_lease(
     postgres_database: Database, scripted_models: ScriptedModels
 ) -> None:
     """Each of three that die, one after the other."""
